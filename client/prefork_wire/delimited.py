@@ -27,6 +27,8 @@ class DelimitedDecoder(Buffer):
     def take(self) -> bytes | None:
         """Return the next frame without its delimiter; see `prefork_wire.Decoder`."""
         held = self._held
+        if not held and not self._tail and self._failure is None:
+            return None
         at = self._at
         end = held.find(self._delimiter, at)
         if 0 <= end <= at + self._max_length:
@@ -67,6 +69,8 @@ class LineDecoder(Buffer):
     def take(self) -> bytes | None:
         """Return the next line without its terminator; see `prefork_wire.Decoder`."""
         held = self._held
+        if not held and not self._tail and self._failure is None:
+            return None
         at = self._at
         newline = held.find(b"\n", at)
         if newline >= 0:
@@ -79,8 +83,6 @@ class LineDecoder(Buffer):
                 else:
                     self._at = following
                 return held[at:end]
-        elif not (held or self._tail or self._failure):
-            return None
         return self.take() if self._refill() else None
 
     def _measure(self, pending: bytearray) -> int:

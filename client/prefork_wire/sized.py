@@ -31,6 +31,8 @@ class LengthPrefixedDecoder(Buffer):
     def take(self) -> bytes | None:
         """Return the next payload; see `prefork_wire.Decoder`."""
         held = self._held
+        if not held and not self._tail and self._failure is None:
+            return None
         at = self._at
         available = len(held)
         body = at + self._size
@@ -44,8 +46,6 @@ class LengthPrefixedDecoder(Buffer):
                 else:
                     self._at = end
                 return held[body:end]
-        elif not (held or self._tail or self._failure):
-            return None
         return self.take() if self._refill() else None
 
     def _measure(self, pending: bytearray) -> int:
@@ -70,6 +70,8 @@ class FixedSizeDecoder(Buffer):
     def take(self) -> bytes | None:
         """Return the next frame; see `prefork_wire.Decoder`."""
         held = self._held
+        if not held and not self._tail and self._failure is None:
+            return None
         at = self._at
         end = at + self._size
         if end <= len(held):
@@ -98,10 +100,9 @@ class NetstringDecoder(Buffer):
 
     def take(self) -> bytes | None:
         """Return the next payload; see `prefork_wire.Decoder`."""
-        # The body must be known to be whole, and the comma there: that is all that `_measure` finds out.
-        if not (self._held or self._tail or self._failure):
-            return None
         held = self._held
+        if not held and not self._tail and self._failure is None:
+            return None
         at = self._at
         colon = held.find(b":", at, at + self._digits + 1)
         length = held[at:colon] if colon > at else b""
