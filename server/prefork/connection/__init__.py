@@ -1,0 +1,34 @@
+"""One connection, from accept to close: what the edge allows it, and the two faces a handler sees.
+
+    edge        what a connection may wait for and how long (pure)
+    link        the asyncio side every connection shares: deadlines, half-close, accounting
+    aio         the two links: `ReplyLink`, a function per frame, and `Connection`, a dialogue
+    blocking    the same dialogue over a blocking socket, for sync and threads workers
+
+Nothing here accepts, forks or reads a setting from anywhere but what it is given.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefork.connection.edge import ConnectionEnded
+
+if TYPE_CHECKING:
+    from prefork.connection.aio import Connection
+    from prefork.connection.blocking import BlockingConnection
+
+__all__ = ["BlockingConnection", "Connection", "ConnectionEnded"]
+
+
+def __getattr__(name: str) -> object:
+    """Import each face only when it is asked for: the blocking one needs no asyncio."""
+    if name == "Connection":
+        from prefork.connection.aio import Connection  # noqa: PLC0415
+
+        return Connection
+    if name == "BlockingConnection":
+        from prefork.connection.blocking import BlockingConnection  # noqa: PLC0415
+
+        return BlockingConnection
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

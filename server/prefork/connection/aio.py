@@ -1,0 +1,333 @@
+"""The two links of an async worker: `ReplyLink`, a function per frame, and `Connection`, a dialogue.
+
+The path from bytes to reply in `ReplyLink` holds no task, no future and no stream object: that is where the speed is.
+`Connection` is what an `async def` handler is given. Neither accepts, and neither knows how many others there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Self
+
+from prefork_wire import FrameError
+
+from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
+from prefork.connection.edge import peer_name as _name
+from prefork.connection.link import Hub, Link
+from prefork.scoreboard import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from prefork_wire import Framing
+
+_REQUESTS: Final = int(Field.REQUESTS)
+_BYTES_IN: Final = int(Field.BYTES_IN)
+
+
+class ReplyLink(Link):
+    """A connection whose every frame is answered by one call of a plain function."""
+
+    __slots__ = ("_choked", "_encode", "_handler")
+
+    def __init__(self, hub: Hub, handler: Callable[[bytes], bytes | None]) -> None:
+        super().__init__(hub)
+        self._handler = handler
+        self._encode = hub.framing.encode
+        self._choked = False
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every frame that `data` completes, in one write."""
+        self._hub.cells[_BYTES_IN] += len(data)
+        if self.wait is Wait.CLOSE:  # read on only to let the peer close
+            return
+        self._decoder.feed(data)
+        self._answer()
+
+    def _answer(self) -> None:
+        take, handler, encode = self._take, self._handler, self._encode
+        replies: list[bytes] = []
+        count = size = 0
+        end = False
+        try:
+            while True:
+                try:
+                    frame = take()
+                except FrameError as error:  # the peer's fault; what `encode` raises is the handler's
+                    self._refuse(error)
+                    end = True
+                    break
+                if frame is None:
+                    break
+                count += 1
+                if (answer := handler(frame)) is not None:
+                    replies.append(framed := encode(answer))
+                    size += len(framed)
+                    if size >= RECEIVE_SIZE:  # a large answer goes out now, so that a slow peer is noticed
+                        self._write(b"".join(replies))
+                        replies.clear()
+                        size = 0
+                        if self._choked:
+                            break
+        except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+            self._failed(error)
+            end = True
+        hub = self._hub
+        hub.cells[_REQUESTS] += count
+        if replies:
+            self._write(replies[0] if len(replies) == 1 else b"".join(replies))
+        if end:
+            self._finish()
+        elif not self._choked:
+            if not self._decoder.buffered:
+                self.wait, self.since = Wait.NEXT, hub.now
+            elif count or self.wait is not Wait.FRAME:
+                self.wait, self.since = Wait.FRAME, hub.now
+
+    def pause_writing(self) -> None:
+        """Leave the peer's requests unread until it reads its replies."""
+        self._choked = True
+        if self.wait is not Wait.CLOSE:
+            self.wait, self.since = Wait.READER, self._hub.now
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with what was left unread."""
+        self._choked = False
+        if self.wait is not Wait.CLOSE:
+            self._transport.resume_reading()
+            self._answer()
+
+    def eof_received(self) -> bool:
+        """Close once everything is sent: whatever was whole has been answered already."""
+        self._peer_ended = True
+        self._transport.close()
+        return True
+
+
+class Connection(Link):
+    """A dialogue with one peer, as an `async def` handler sees it.
+
+    `async for frame in conn` takes frames until the peer closes; `await conn.send(payload)` frames and sends. What is
+    sent between two waits leaves in one write. `id` is unique in this worker, `peer` is the other side's address.
+    """
+
+    __slots__ = ("_encode", "_handler", "_over", "_out", "_paused", "_room", "_scheduled", "_task", "_waiter")
+
+    def __init__(self, hub: Hub, handler: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(hub)
+        self._handler = handler
+        self._encode = hub.framing.encode
+        self._out: list[bytes] = []
+        self._scheduled = False
+        self._paused = False
+        self._over = ""  # why no frame will come any more
+        self._waiter: asyncio.Future[bytes | None] | None = None
+        self._room: asyncio.Future[None] | None = None  # unset when the write buffer has room
+        self._task: asyncio.Task[None] | None = None
+
+    # What a handler calls. -------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether this worker is about to leave: finish soon, start nothing long."""
+        return self._hub.draining
+
+    @property
+    def local(self) -> str:
+        """The address the peer connected to."""
+        return _name(self._transport.get_extra_info("sockname"))
+
+    @property
+    def state(self) -> str:
+        """What the connection waits for, in words of `edge.Wait`, lower case."""
+        return self.wait.name.lower()
+
+    def __aiter__(self) -> Self:
+        """Iterate over the frames that come, until the conversation is over."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next frame.
+
+        Raises:
+            StopAsyncIteration: the conversation is over.
+        """
+        frame = await self._next()
+        if frame is None:
+            raise StopAsyncIteration
+        return frame
+
+    async def receive(self) -> bytes:
+        """Return the next frame.
+
+        Raises:
+            ConnectionEnded: the conversation is over, and why.
+        """
+        frame = await self._next()
+        if frame is None:
+            raise ConnectionEnded(self._over)
+        return frame
+
+    async def send(self, payload: bytes) -> None:
+        """Frame `payload` and send it; wait while the peer is too slow to take it.
+
+        Raises:
+            ConnectionEnded: nobody is there to read it.
+            prefork_wire.FrameError: the payload cannot be framed.
+        """
+        if self.wait is Wait.CLOSE or self._transport.is_closing():
+            raise ConnectionEnded(self._over or "the connection is closed")
+        self._out.append(self._encode(payload))
+        if not self._scheduled:
+            self._scheduled = True
+            self._hub.loop.call_soon(self._flush)
+        if self._room is not None:
+            self._flush()
+            await self._room
+            if self._transport.is_closing():
+                raise ConnectionEnded(self._over or "the connection is closed")
+
+    def set_framing(self, framing: Framing) -> None:
+        """Read what comes next, bytes already here included, by another framing; send by it too."""
+        rest = self._decoder.rest()
+        self._encode = framing.encode
+        self._set_decoder(framing.decoder())
+        self._decoder.feed(rest)
+
+    async def close(self) -> None:
+        """Send what is left and close in order; returning from the handler does the same."""
+        self._flush()
+        self._over = self._over or "the connection is closed"
+        self._finish()
+
+    def abort(self) -> None:
+        """Drop the connection at once, unsent bytes included."""
+        self._over = self._over or "the connection was aborted"
+        self._transport.abort()
+
+    # What the event loop calls. --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the handler."""
+        super().connection_made(transport)
+        self._task = self._hub.loop.create_task(self._run())
+
+    def data_received(self, data: bytes) -> None:
+        """Give a waiting handler its frame, or keep the bytes, up to a bound."""
+        hub = self._hub
+        hub.cells[_BYTES_IN] += len(data)
+        if self._over:  # read on only to let the peer close
+            return
+        self._decoder.feed(data)
+        waiter = self._waiter
+        if waiter is None:
+            if not self._paused and self._decoder.buffered > RECEIVE_SIZE:
+                self._paused = True
+                self._transport.pause_reading()
+            return
+        frame = self._pop()
+        if frame is not None or self._over:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(frame)
+        elif self.wait is not Wait.FRAME:
+            self.wait, self.since = Wait.FRAME, hub.now
+
+    def eof_received(self) -> bool:
+        """Tell the handler, after what came before; replies can still be sent."""
+        super().eof_received()
+        if not self._over and not self._decoder.buffered:
+            self.end("the peer closed")
+        elif self._waiter is not None:
+            self.end("the peer closed in the middle of a frame")
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the handler that nobody is there."""
+        super().connection_lost(exc)
+        self._wake("the peer is gone")
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Let `send` wait."""
+        self._room = self._hub.loop.create_future()
+        if self.wait is not Wait.CLOSE:
+            self.wait, self.since = Wait.READER, self._hub.now
+
+    def resume_writing(self) -> None:
+        """Let `send` go on."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+        if self.wait is Wait.READER:
+            self.wait, self.since = Wait.NEXT if self._waiter else Wait.HANDLER, self._hub.now
+
+    def end(self, reason: str) -> None:
+        """Tell the handler that no frame will come; it finishes, and the connection with it."""
+        self._wake(reason)
+
+    def cancel(self) -> None:
+        """Cancel the handler and drop the connection: the drain timeout has come."""
+        if self._task is not None:
+            self._task.cancel()
+        super().cancel()
+
+    # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def _wake(self, reason: str) -> None:
+        self._over = self._over or reason
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _pop(self) -> bytes | None:
+        try:
+            frame = self._take()
+        except FrameError as error:
+            self._refuse(error)
+            self._over = str(error)
+            return None
+        if frame is not None:
+            self._hub.cells[_REQUESTS] += 1
+            self.wait, self.since = Wait.HANDLER, self._hub.now
+        return frame
+
+    async def _next(self) -> bytes | None:
+        # bytes that came before the peer's close are still served; after any other end nothing is
+        frame = self._pop() if not self._over else None
+        if frame is not None or self._over:
+            return frame
+        if self._peer_ended:
+            self._over = "the peer closed in the middle of a frame" if self._decoder.buffered else "the peer closed"
+            return None
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._flush()
+        if self.wait is not Wait.FIRST_BYTE:
+            held = self._decoder.buffered
+            self.wait, self.since = Wait.FRAME if held else Wait.NEXT, self._hub.now
+        self._waiter = self._hub.loop.create_future()
+        return await self._waiter
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            if not self._transport.is_closing():
+                self._write(data)
+
+    async def _run(self) -> None:
+        try:
+            await self._handler(self)
+        except (ConnectionEnded, asyncio.CancelledError):
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+            self._failed(error)
+        finally:
+            self._flush()
+            self._over = self._over or "the handler returned"
+            self._finish()

@@ -1,0 +1,292 @@
+"""The same dialogue over a blocking socket, for `def` handlers in sync and threads workers.
+
+A wait is one poll(2) on the socket and on the worker's own wake-up descriptors, so that a connection notices at once
+when its worker begins to drain. This file never accepts and knows nothing of other connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from prefork_wire import FrameError
+
+from prefork.connection import edge
+from prefork.connection.edge import LINGER, QUIET, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait
+from prefork.log import ACCESS, LOGGER, fields
+from prefork.scoreboard import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from prefork_wire import Framing
+
+    from prefork.scoreboard import Row
+    from prefork.service import Service
+
+_ids = itertools.count(1)
+
+BEAT: Final = 1.0
+"""Seconds between heartbeats of a sync worker that waits for its one peer."""
+
+
+class Wakes(Protocol):
+    """How a blocking wait learns that its worker drains."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is about to leave."""
+        ...
+
+    @property
+    def wake_fds(self) -> Sequence[int]:
+        """Descriptors that become readable when that may have changed; none once it drains."""
+        ...
+
+    def woken(self) -> None:
+        """Look at what came; also called at least every `BEAT` seconds of a wait."""
+        ...
+
+
+class BlockingConnection:
+    """A dialogue with one peer, as a `def` handler sees it.
+
+    `for frame in conn` takes frames until the peer closes; `conn.send(payload)` frames and sends at once. `id` is
+    unique in this worker, `peer` is the other side's address.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place
+        self, sock: socket.socket, framing: Framing, limits: tuple[float, ...], row: Row, wakes: Wakes
+    ) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._limits = limits
+        self._cells = row.cells
+        self._wakes = wakes
+        self._over = ""
+        self._first = True
+        self.set_framing(framing)
+        self.id = next(_ids)
+        self.peer = edge.take_peer(sock)
+        self._opened = time.monotonic()
+
+    # What a handler calls. -------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether this worker is about to leave: finish soon, start nothing long."""
+        return self._wakes.draining
+
+    @property
+    def local(self) -> str:
+        """The address the peer connected to."""
+        return edge.peer_name(self._socket.getsockname())
+
+    def __iter__(self) -> Self:
+        """Iterate over the frames that come, until the conversation is over."""
+        return self
+
+    def __next__(self) -> bytes:
+        """Return the next frame.
+
+        Raises:
+            StopIteration: the conversation is over.
+        """
+        frame = self._next()
+        if frame is None:
+            raise StopIteration
+        return frame
+
+    def receive(self) -> bytes:
+        """Return the next frame.
+
+        Raises:
+            ConnectionEnded: the conversation is over, and why.
+        """
+        frame = self._next()
+        if frame is None:
+            raise ConnectionEnded(self._over)
+        return frame
+
+    def send(self, payload: bytes) -> None:
+        """Frame `payload` and send it; wait while the peer is too slow to take it.
+
+        Raises:
+            ConnectionEnded: nobody is there to read it, or it was not read within the write timeout.
+            prefork_wire.FrameError: the payload cannot be framed.
+        """
+        self._send(self._encode(payload))
+
+    def set_framing(self, framing: Framing) -> None:
+        """Read what comes next, bytes already here included, by another framing; send by it too."""
+        rest = b"" if self._first and not hasattr(self, "_decoder") else self._decoder.rest()
+        self._decoder = framing.decoder()
+        self._encode = framing.encode
+        self._decoder.feed(rest)
+
+    def close(self) -> None:
+        """Half-close, read on until the peer closes too (bounded), and close: the peer sees an end, never a reset."""
+        if self._socket.fileno() < 0:
+            return
+        self._over = self._over or "the connection is closed"
+        with self._socket as sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+            deadline = time.monotonic() + LINGER
+            while self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
+                pass
+        self._cells[Field.CONNECTIONS] -= 1
+        ACCESS.info(
+            "closed",
+            extra=fields(
+                connection=self.id, peer=self.peer, seconds=round(time.monotonic() - self._opened, 3), reason=self._over
+            ),
+        )
+
+    # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def take_ready(self) -> list[bytes] | None:
+        """Wait for at least one frame and return all that are here; None when the conversation is over."""
+        frame = self._next()
+        if frame is None:
+            return None
+        frames = [frame]
+        while (more := self._pop()) is not None:
+            frames.append(more)
+        return frames
+
+    def send_all(self, payloads: list[bytes]) -> None:
+        """Frame each payload and send them in one write."""
+        self._send(b"".join(map(self._encode, payloads)))
+
+    def _pop(self) -> bytes | None:
+        if self._over:
+            return None
+        try:
+            frame = self._decoder.take()
+        except FrameError as error:
+            self._cells[Field.ERRORS] += 1
+            self._over = str(error)
+            LOGGER.warning(
+                "refused a frame: %s",
+                error,
+                extra=fields(peer=self.peer, connection=self.id, error=type(error).__name__),
+            )
+            return None
+        if frame is not None:
+            self._cells[Field.REQUESTS] += 1
+        return frame
+
+    def _next(self) -> bytes | None:
+        wait = Wait.FRAME if self._decoder.buffered else Wait.FIRST_BYTE if self._first else Wait.NEXT
+        since = time.monotonic()
+        while not self._over:
+            frame = self._pop()
+            if frame is not None or self._over:
+                return frame
+            if self._decoder.buffered and wait is not Wait.FRAME:
+                wait, since = Wait.FRAME, time.monotonic()
+            data = self._receive(wait, since)
+            if not data:
+                self._over = self._over or "the peer closed"
+                return None
+            self._first = False
+            self._cells[Field.BYTES_IN] += len(data)
+            self._decoder.feed(data)
+        return None
+
+    def _receive(self, wait: Wait, since: float) -> bytes:
+        """Return the next bytes, or b"" at the end, with the reason in `_over`."""
+        deadline = since + self._limits[wait]
+        idle = wait is not Wait.FRAME
+        try:
+            while True:
+                quiet = time.monotonic() + (edge.FIRST_QUIET if wait is Wait.FIRST_BYTE else QUIET)
+                drained = idle and self.draining
+                if self._poll(select.POLLIN, min(deadline, quiet) if drained else deadline, wake=idle):
+                    return self._socket.recv(RECEIVE_SIZE)
+                if drained:
+                    self._over = "the worker drains"
+                elif time.monotonic() >= deadline:
+                    self._over = SLOW_AT[wait]
+                    LOGGER.debug("connection %d from %s %s", self.id, self.peer, self._over)
+                else:
+                    continue  # woken: the worker drains now
+                return b""
+        except OSError as error:
+            self._over = error.strerror or "the peer is gone"
+            return b""
+
+    def _send(self, data: bytes) -> None:
+        if self._socket.fileno() < 0:
+            raise ConnectionEnded(self._over)
+        self._cells[Field.BYTES_OUT] += len(data)
+        view = memoryview(data)
+        deadline = time.monotonic() + self._limits[Wait.READER]
+        try:
+            while view:
+                try:
+                    view = view[self._socket.send(view) :]
+                    deadline = time.monotonic() + self._limits[Wait.READER]
+                except BlockingIOError:
+                    if not self._poll(select.POLLOUT, deadline):
+                        self._over = SLOW_AT[Wait.READER]
+                        raise ConnectionEnded(self._over) from None
+        except OSError as error:
+            self._over = self._over or error.strerror or "the peer is gone"
+            raise ConnectionEnded(self._over) from error
+
+    def _poll(self, events: int, deadline: float, *, wake: bool = False) -> bool:
+        """Wait for the socket until `deadline`; False when that has come, or when `wake` and the worker begins to drain."""
+        fd = self._socket.fileno()
+        poll = select.poll()
+        poll.register(fd, events)
+        others = tuple(self._wakes.wake_fds)
+        for other in others:
+            poll.register(other, select.POLLIN)
+        before = self._wakes.draining
+        while True:
+            left = deadline - time.monotonic()
+            ready = poll.poll(max(0.0, min(left, BEAT)) * 1000)
+            if any(number == fd for number, _ in ready):
+                return True
+            self._wakes.woken()
+            if self._wakes.draining and not before:
+                if wake:
+                    return False
+                for other in others:
+                    poll.unregister(other)
+                before = True
+            if left <= 0:
+                return False
+
+
+def serve(conn: BlockingConnection, service: Service) -> None:
+    """Serve one connection to its end with a blocking service, and close it: steps 6 and 7 of a server program."""
+    try:
+        if service.kind == "conversation":
+            service.handler(conn)
+        else:
+            _answer(conn, service.handler)
+    except ConnectionEnded:
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+        conn._cells[Field.ERRORS] += 1  # noqa: SLF001 - the same file
+        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=conn.peer, connection=conn.id))
+    finally:
+        conn.close()
+
+
+def _answer(conn: BlockingConnection, handler: Callable[[bytes], bytes | None]) -> None:
+    while (frames := conn.take_ready()) is not None:
+        answers: list[bytes] = []
+        try:
+            for frame in frames:
+                if (answer := handler(frame)) is not None:
+                    answers.append(answer)
+        finally:  # what was answered before a failure is still sent
+            if answers:
+                conn.send_all(answers)

@@ -1,0 +1,84 @@
+"""The edge: what a connection may wait for, how long, and why it ended. Pure: no socket, no clock, no log.
+
+Every connection waits for exactly one thing at a time; each has its own limit, so a slow peer is closed by the deadline
+that names what it was slow at.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import socket
+
+    from prefork.settings import Settings
+
+LINGER: Final = 2.0
+"""Seconds that a connection closed from here is read on until the peer closes too: close(2) with unread input resets."""
+
+QUIET: Final = 0.1
+"""Seconds without traffic after which a draining worker takes an idle connection, or the accept queue, for done."""
+
+FIRST_QUIET: Final = 1.0
+"""The same for a connection that has not sent anything yet: its first request may still be on its way."""
+
+RECEIVE_SIZE: Final = 1 << 16
+"""Bytes read from a blocking socket at once, and how far reading goes ahead of a handler that does not take frames."""
+
+
+class Wait(IntEnum):
+    """What a connection waits for."""
+
+    FIRST_BYTE = 0
+    FRAME = 1  # the rest of a frame that has begun
+    NEXT = 2  # the next frame's first byte
+    READER = 3  # a peer that does not read
+    HANDLER = 4  # the service itself: no limit here; a stuck loop is the master's to find
+    CLOSE = 5  # the peer's own close, after ours
+
+
+class ConnectionEnded(Exception):  # noqa: N818 - an end is no error
+    """The connection is over: the peer closed or was too slow, a frame was refused, or the worker drains.
+
+    A handler may let it pass: it ends the conversation and is not logged as a failure.
+    """
+
+
+def limits(settings: Settings) -> tuple[float, ...]:
+    """Return how many seconds each `Wait` may last, in its order."""
+    return (
+        settings.first_byte_timeout,
+        settings.frame_timeout,
+        settings.idle_timeout,
+        settings.write_timeout,
+        math.inf,
+        LINGER,
+    )
+
+
+SLOW_AT: Final = {
+    Wait.FIRST_BYTE: "sent nothing within --first-byte-timeout",
+    Wait.FRAME: "did not finish a frame within --frame-timeout",
+    Wait.NEXT: "was idle for --idle-timeout",
+    Wait.READER: "did not read its replies within --write-timeout",
+    Wait.CLOSE: "did not close after us",
+}
+"""What to say of a peer whose wait ran out."""
+
+
+def peer_name(address: object) -> str:
+    """Return a socket address as it is written: `127.0.0.1:4711`, `[::1]:4711`, or `unix` for a nameless peer."""
+    if isinstance(address, tuple):
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "unix"
+
+
+def take_peer(sock: socket.socket) -> str:
+    """Return the name of a socket's peer, or `gone` if it has left already."""
+    try:
+        return peer_name(sock.getpeername())
+    except OSError:
+        return "gone"

@@ -1,0 +1,175 @@
+"""The asyncio side that every connection shares: its deadlines, its orderly close, its place in the accounts.
+
+`Hub` is what the connections of one worker have in common; `Link` is one of them, an `asyncio.Protocol`. Deadlines are
+two plain stores on the fast path (what is waited for, since when); one sweep per tick compares them with the limits.
+This file never takes a frame: `aio` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from typing import TYPE_CHECKING, Final, cast
+
+from prefork.connection import edge
+from prefork.connection.edge import FIRST_QUIET, QUIET, SLOW_AT, Wait
+from prefork.log import ACCESS, LOGGER, fields
+from prefork.scoreboard import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefork_wire import Decoder, Framing
+
+    from prefork.scoreboard import Row
+    from prefork.settings import Settings
+
+_CONNECTIONS: Final = int(Field.CONNECTIONS)
+_ERRORS: Final = int(Field.ERRORS)
+_BYTES_OUT: Final = int(Field.BYTES_OUT)
+
+_ids = itertools.count(1)
+
+
+class Hub:
+    """What the connections of one worker share. `now` is the monotonic clock as of the last tick."""
+
+    def __init__(self, settings: Settings, framing: Framing, row: Row, loop: asyncio.AbstractEventLoop) -> None:
+        self.framing = framing
+        self.cells = row.cells
+        self.loop = loop
+        self.limits = edge.limits(settings)
+        self.write_timeout = settings.write_timeout
+        self.write_high_water = settings.max_write_buffer
+        self.links: set[Link] = set()
+        self.draining = False
+        self.released: Callable[[], None] = _nothing  # called after each connection that is gone
+        self.now = time.monotonic()
+
+    def sweep(self) -> None:
+        """Close what has outlasted its limit and, in a draining worker, what has become quiet."""
+        now = self.now = time.monotonic()
+        limits = self.limits
+        for link in tuple(self.links):
+            if now - link.since > limits[link.wait]:
+                link.expire()
+            elif self.draining and link.is_quiet(now):
+                link.end("the worker drains")
+
+
+class Link(asyncio.Protocol):
+    """One connection. `wait` and `since` say what it waits for; the sweep does the rest."""
+
+    __slots__ = ("_decoder", "_hub", "_peer_ended", "_take", "_transport", "id", "opened", "peer", "since", "wait")
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._set_decoder(hub.framing.decoder())
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
+        self._peer_ended = False
+        self.wait = Wait.FIRST_BYTE
+        self.since = hub.now
+        self.opened = self.since
+        self.id = next(_ids)
+        self.peer = ""
+
+    def _set_decoder(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._take = decoder.take
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Join the accounts."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=self._hub.write_high_water)
+        self.peer = edge.peer_name(transport.get_extra_info("peername"))
+        self._hub.links.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the accounts."""
+        self._hub.links.discard(self)
+        self._hub.cells[_CONNECTIONS] -= 1
+        self._hub.released()
+        self._peer_ended = True
+        ACCESS.info(
+            "closed",
+            extra=fields(
+                connection=self.id,
+                peer=self.peer,
+                seconds=round(time.monotonic() - self.opened, 3),
+                reason=type(exc).__name__ if exc else "",
+            ),
+        )
+
+    def eof_received(self) -> bool:
+        """Note the peer's half-close; the transport stays open for what is still to be sent."""
+        self._peer_ended = True
+        if self.wait is Wait.CLOSE:
+            self._transport.close()
+        return True
+
+    def is_quiet(self, now: float) -> bool:
+        """Say whether a draining worker may close this now: nothing begun, nothing to send, and nothing for a while."""
+        if self._decoder.buffered or self._transport.get_write_buffer_size():
+            return False
+        if self.wait is Wait.NEXT:
+            return now - self.since >= QUIET
+        return self.wait is Wait.FIRST_BYTE and now - self.since >= FIRST_QUIET
+
+    def expire(self) -> None:
+        """Close a connection whose wait has outlasted its limit."""
+        if self.wait is Wait.CLOSE:
+            unsent = self._transport.get_write_buffer_size() > 0
+            if not unsent or self._hub.now - self.since > self._hub.write_timeout:
+                self._transport.abort()
+            return
+        LOGGER.debug("connection %d from %s %s", self.id, self.peer, SLOW_AT[self.wait])
+        if self.wait is Wait.READER:
+            self._transport.abort()
+        else:
+            self.end(SLOW_AT[self.wait])
+
+    def end(self, _reason: str) -> None:
+        """End the connection from this side, in order: for a dialogue, its handler is told first."""
+        self._finish()
+
+    def cancel(self) -> None:
+        """Drop the connection at once: the drain timeout has come."""
+        self._transport.abort()
+
+    def _write(self, data: bytes) -> None:
+        self._hub.cells[_BYTES_OUT] += len(data)
+        self._transport.write(data)
+
+    def _finish(self) -> None:
+        """Send what is left, half-close, and read on until the peer closes: its last bytes must not become a reset."""
+        if self._transport.is_closing() or self.wait is Wait.CLOSE:
+            return
+        self.wait, self.since = Wait.CLOSE, self._hub.now
+        if self._peer_ended:
+            self._transport.close()
+            return
+        # a paused transport would never see the peer's close
+        with contextlib.suppress(RuntimeError):
+            self._transport.resume_reading()
+        try:
+            self._transport.write_eof()
+        except (OSError, RuntimeError):  # the peer is gone already
+            self._transport.abort()
+
+    def _refuse(self, error: Exception) -> None:
+        """Refuse what the peer sent: it is logged, counted, and the connection ends."""
+        self._hub.cells[_ERRORS] += 1
+        LOGGER.warning(
+            "refused a frame: %s", error, extra=fields(peer=self.peer, connection=self.id, error=type(error).__name__)
+        )
+
+    def _failed(self, error: BaseException) -> None:
+        """Log a handler that raised: the author's to mend, so the traceback is in the log."""
+        self._hub.cells[_ERRORS] += 1
+        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=self.peer, connection=self.id))
+
+
+def _nothing() -> None:
+    """Do nothing."""

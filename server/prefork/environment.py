@@ -1,0 +1,35 @@
+"""The one file that reads the process's environment.
+
+It owns the names of the variables and hands out plain values; it never decides what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_PREFIX = "PREFORK_"
+_FIRST_INHERITED_FD = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
+
+
+def prefixed() -> dict[str, str]:
+    """Return every `PREFORK_*` variable, its name lowered and without the prefix."""
+    return {name[len(_PREFIX) :].lower(): value for name, value in os.environ.items() if name.startswith(_PREFIX)}
+
+
+def listen_fds() -> tuple[int, ...]:
+    """Return the descriptors a service manager passed to this very process (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return ()
+    count = os.environ.get("LISTEN_FDS", "")
+    if not count.isascii() or not count.isdigit():
+        return ()
+    return tuple(range(_FIRST_INHERITED_FD, _FIRST_INHERITED_FD + int(count)))
+
+
+def runtime_dir() -> Path:
+    """Return the folder for sockets of running programs: `$XDG_RUNTIME_DIR`, `/run` for root, else one in `/tmp`."""
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    if named:
+        return Path(named)
+    return Path("/run") if os.geteuid() == 0 else Path(f"/tmp/prefork-{os.geteuid()}")  # noqa: S108 - made 0700 and owned by us before use

@@ -1,0 +1,236 @@
+"""Steps 1 to 4 of a server program: find the port by the service's name, make the socket, bind it, listen.
+
+It owns every listening socket of the program from its making to its closing. Only the master makes them; workers
+inherit them. It never accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from prefork_wire.address import Address
+
+from prefork.errors import AddressError
+from prefork.log import LOGGER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_SOMAXCONN: Final = Path("/proc/sys/net/core/somaxconn")
+_TCP_INFO_UNACKED: Final = 24  # offset of tcpi_unacked in struct tcp_info; on a listener: the accept queue's length
+
+
+@dataclass
+class Listener:
+    """One listening socket, and what is known of it."""
+
+    socket: socket.socket
+    backlog: int
+    unlink: tuple[str, int] | None = None  # a unix path of ours and its inode
+    address: str = field(init=False)
+    """As it is written on the command line; a port of 0 has become the real one."""
+
+    def __post_init__(self) -> None:
+        name: Any = self.socket.getsockname()
+        if self.socket.family == socket.AF_UNIX:
+            self.address = f"unix:{os.fsdecode(name)}"
+        else:
+            self.address = str(Address("tcp", host=name[0], port=name[1]))
+
+    def queued(self) -> int | None:
+        """Return how many connections wait in the accept queue (tcp(7), TCP_INFO), or None where that is not told."""
+        if self.socket.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+            return None
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED + 4)
+        except OSError:
+            return None
+        return int(struct.unpack_from("=I", info, _TCP_INFO_UNACKED)[0])
+
+    def close(self) -> None:
+        """Close this process's copy. The queue lives on while any other process holds the socket."""
+        self.socket.close()
+
+    def unlink_path(self) -> None:
+        """Remove the unix socket's path, if it is still the one made here: a successor may have taken its place."""
+        if self.unlink is not None:
+            path, inode = self.unlink
+            with contextlib.suppress(OSError):
+                if os.lstat(path).st_ino == inode:
+                    os.unlink(path)
+
+
+def open_all(
+    addresses: Sequence[Address], inherited: Iterable[int], *, backlog: int, reuse_port: bool
+) -> list[Listener]:
+    """Open every address, after the sockets that a service manager passed; all of them or none.
+
+    Args:
+        addresses: what to bind; may be empty if something was inherited.
+        inherited: descriptors of sockets that listen already.
+        backlog: length of each accept queue.
+        reuse_port: set SO_REUSEPORT on what is bound here.
+
+    Raises:
+        AddressError: one line for the first address that could not be opened; the others are closed again.
+    """
+    opened: list[Listener] = []
+    try:
+        opened += [_adopt(fd, backlog) for fd in inherited]
+        for address in addresses:
+            if address.kind == "fd":
+                opened.append(_adopt(address.fd, backlog))
+            elif address.kind == "unix":
+                opened.append(_open_unix(address, backlog))
+            else:
+                opened += _open_tcp(address, backlog, reuse_port=reuse_port)
+    except BaseException:
+        for listener in opened:
+            listener.close()
+            listener.unlink_path()
+        raise
+    _warn_if_clamped(backlog)
+    return opened
+
+
+def port_of(service: str) -> int:
+    """Return the TCP port of a service by its name: getservbyname(3), the chapter's first step.
+
+    Raises:
+        OSError: the services database has no such name.
+    """
+    return socket.getservbyname(service, "tcp")
+
+
+def _open_tcp(address: Address, backlog: int, *, reuse_port: bool) -> list[Listener]:
+    made: list[socket.socket] = []
+    port = _resolve_port(address)
+    try:
+        for family, host in _resolve_host(address):
+            sock = socket.socket(family, socket.SOCK_STREAM)  # step 2: the socket
+            made.append(sock)
+            # without this, connections of the last run that linger in TIME_WAIT would refuse us the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                both = address.host == "" and socket.has_dualstack_ipv6()
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+            sock.bind((host, port))  # step 3: bind
+            sock.listen(backlog)  # step 4: listen
+            sock.setblocking(False)
+            port = port or sock.getsockname()[1]  # one name with several addresses gets one port
+    except OSError as error:
+        for sock in made:
+            sock.close()
+        raise AddressError(_explain(address, port, error)) from error
+    return [Listener(sock, backlog) for sock in made]
+
+
+def _resolve_port(address: Address) -> int:
+    if isinstance(address.port, int):
+        return address.port
+    try:
+        return port_of(address.port)  # step 1: getservbyname
+    except OSError as error:
+        raise AddressError(
+            f"--bind {address}: the services database has no TCP service {address.port!r}; give the port's number"
+        ) from error
+
+
+def _resolve_host(address: Address) -> list[tuple[socket.AddressFamily, str]]:
+    if not address.host:
+        return [(socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else (socket.AF_INET, "0.0.0.0")]  # noqa: S104 - what ":PORT" asks for
+    try:
+        found = socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise AddressError(
+            f"--bind {address}: the host {address.host!r} has no address here ({error.strerror})"
+        ) from error
+    return list(dict.fromkeys((family, str(name[0])) for family, _, _, _, name in found))
+
+
+def _open_unix(address: Address, backlog: int) -> Listener:
+    path = address.path
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        sock.listen(backlog)
+        sock.setblocking(False)
+        return Listener(sock, backlog, (path, os.lstat(path).st_ino))
+    except OSError as error:
+        sock.close()
+        raise AddressError(_explain(address, None, error)) from error
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a unix socket nobody listens on any more; leave everything else for bind(2) to refuse."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+def _adopt(fd: int, backlog: int) -> Listener:
+    try:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFD)
+        sock = socket.socket(fileno=os.dup(fd))
+    except OSError as error:
+        raise AddressError(f"--bind fd://{fd}: no socket was passed as descriptor {fd} ({error.strerror})") from error
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise AddressError(f"--bind fd://{fd}: the descriptor is not a listening stream socket")
+    fcntl.fcntl(fd, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
+    os.close(fd)
+    sock.setblocking(False)
+    return Listener(sock, backlog)
+
+
+def _explain(address: Address, port: int | None, error: OSError) -> str:
+    """Return one line that names the option, the value and the cure."""
+    cure = {
+        errno.EADDRINUSE: "another program listens there; stop it, or bind another address",
+        errno.EACCES: f"needs root or CAP_NET_BIND_SERVICE for a port below {_first_unprivileged()}; bind a higher one"
+        if port
+        else "no permission there",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+        errno.EAFNOSUPPORT: "this machine has no IPv6",
+        errno.ENOENT: "the folder does not exist",
+    }.get(error.errno or 0, os.strerror(error.errno or 0))
+    number = f" (port {port})" if isinstance(address.port, str) and port else ""
+    return f"--bind {address}{number}: {cure}"
+
+
+def _first_unprivileged() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text("ascii"))
+    except (OSError, ValueError):
+        return 1024
+
+
+def _warn_if_clamped(backlog: int) -> None:
+    try:
+        limit = int(_SOMAXCONN.read_text("ascii"))
+    except (OSError, ValueError):
+        return
+    if backlog > limit:
+        LOGGER.warning("--backlog %d is more than this kernel allows; it uses %d (net.core.somaxconn)", backlog, limit)

@@ -1,0 +1,230 @@
+"""The control socket: one JSON object per line in, one out, between the command line and a running master.
+
+It owns the socket, who may speak on it (0600, and the peer's user is checked), and the bounds of a request. What a
+command does is the loop's. The other side, which `prefork status` and the others use, is `ask`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from prefork import environment
+from prefork.errors import AddressError, ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_REQUEST: Final = 4096
+REPLY_PATIENCE: Final = 0.5
+"""Seconds the master waits at most for a peer to take its answer: it fits the socket's buffer, so none are the rule."""
+
+
+class Asker:
+    """One open control connection in the master."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._received = b""
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the request once its line is complete, None while it is not.
+
+        Raises:
+            ControlError: the peer has closed, or what it said is no request.
+        """
+        try:
+            data = self._socket.recv(MAX_REQUEST)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ControlError("the peer is gone") from error
+        self._received += data
+        line, newline, _ = self._received.partition(b"\n")
+        if not newline:
+            if not data or len(self._received) >= MAX_REQUEST:
+                raise ControlError("not a request: one JSON object in one line is expected")
+            return None
+        self._received = b""
+        try:
+            request = json.loads(line)
+        except ValueError as error:
+            raise ControlError("not a request: one JSON object in one line is expected") from error
+        if not isinstance(request, dict):
+            raise ControlError("not a request: one JSON object in one line is expected")
+        return request
+
+    def answer(self, **reply: object) -> None:
+        """Send one answer; a peer that is gone or does not read is left alone."""
+        with contextlib.suppress(OSError):
+            self._socket.settimeout(REPLY_PATIENCE)
+            self._socket.sendall(json.dumps(reply).encode() + b"\n")
+            self._socket.setblocking(False)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+
+class ControlSocket:
+    """The listening side, in the master."""
+
+    def __init__(self, path: str) -> None:
+        """Listen at `path`.
+
+        Raises:
+            AddressError: another server answers there, or the path cannot be made.
+        """
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if _is_answered(path):
+                raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
+            before = os.umask(0o177)  # never open to others, not even between bind and chmod
+            try:
+                self._socket.bind(path)
+            finally:
+                os.umask(before)
+            self._inode = os.lstat(path).st_ino
+            self._socket.listen(64)
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._socket.close()
+            raise AddressError(f"--control {path}: {error.strerror}; name a path that can be made, or off") from error
+        except AddressError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._socket.fileno()
+
+    def accept(self) -> Asker | None:
+        """Return a new connection, or None if its user may not command this server."""
+        try:
+            sock, _ = self._socket.accept()
+        except OSError:
+            return None
+        if _peer_uid(sock) in {0, os.geteuid(), None}:
+            return Asker(sock)
+        sock.close()
+        return None
+
+    def close(self) -> None:
+        """Close this process's copy."""
+        self._socket.close()
+
+    def unlink(self) -> None:
+        """Remove the path, if it is still the one made here."""
+        with contextlib.suppress(OSError):
+            if os.lstat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+
+
+def _is_answered(path: str) -> bool:
+    """Say whether somebody listens at `path`; remove the socket there if nobody does."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return False
+        return True
+
+
+def _peer_uid(sock: socket.socket) -> int | None:
+    """Return the user at the other end (unix(7), SO_PEERCRED); None where that is not told: the file mode guards then."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def default_path() -> str:
+    """Return where a server without `--control` listens; makes the folder, open to its user alone.
+
+    Raises:
+        OSError: there is no folder to be had.
+    """
+    folder = _folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.geteuid():
+        raise PermissionError(13, f"{folder} belongs to somebody else")
+    return str(folder / f"{os.getpid()}.sock")
+
+
+def _folder() -> Path:
+    return environment.runtime_dir() / "prefork"
+
+
+def find() -> str:
+    """Return the socket of the one server that runs here without `--control`.
+
+    Raises:
+        ControlError: there is none, or more than one.
+    """
+    named = environment.prefixed().get("control")
+    if named:
+        return named
+    with contextlib.suppress(OSError):
+        answered = [str(path) for path in sorted(_folder().glob("*.sock")) if _is_answered(str(path))]
+        if len(answered) == 1:
+            return answered[0]
+        if answered:
+            raise ControlError("several servers run here; choose one by --control: " + " ".join(answered))
+    raise ControlError(f"no server was found in {_folder()}; name its socket by --control PATH")
+
+
+def ask(path: str, timeout: float, **request: object) -> dict[str, Any]:
+    """Send one command to the server at `path` and return its answer.
+
+    Raises:
+        ControlError: nobody answers there within `timeout` seconds, or the server refused.
+    """
+    replies = conversation(path, timeout, **request)
+    with contextlib.closing(replies):
+        reply = next(replies)
+    if "error" in reply:
+        raise ControlError(str(reply["error"]))
+    return reply
+
+
+def conversation(path: str, timeout: float, **request: object) -> Iterator[dict[str, Any]]:
+    """Send one command and yield each answer, until the server closes: a stop closes when the server is gone.
+
+    Raises:
+        ControlError: nobody answers there, or not within `timeout` seconds in all.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(timeout)
+            sock.connect(path)
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            with sock.makefile("rb") as lines:
+                for line in lines:
+                    yield json.loads(line)
+                    sock.settimeout(max(0.01, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise ControlError(f"the server at {path} did not answer within {timeout:g} s") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "the answer was no JSON"
+        raise ControlError(f"no server answers at {path}: {reason}") from error

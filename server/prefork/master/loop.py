@@ -1,0 +1,398 @@
+"""The master: wait for events, handle each, reap, and carry out what policy decided.
+
+It owns the loop and the performing of actions; what to do is decided in `policy`, how to fork is in `process`, what is
+known of the workers is in `pool`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final, Self, assert_never
+
+from prefork import __version__
+from prefork.errors import ControlError, PreforkError
+from prefork.log import LOGGER
+from prefork.master import policy, process, status
+from prefork.master.control import Asker, ControlSocket
+from prefork.master.pool import Pool, State, Stop, Worker
+from prefork.master.signals import SIGNALS, Intent, intent_of
+from prefork.scoreboard import Scoreboard
+from prefork.settings import MAX_WORKERS
+from prefork.signals import SignalWatch
+from prefork.worker import boot
+from prefork.worker.post import FAILED, READY, Post
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from prefork.listener import Listener
+    from prefork.log import LogHandler
+    from prefork.service import Service
+    from prefork.settings import Settings
+
+OVERSLEPT: Final = 2.0
+"""Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
+
+
+class Master:
+    """One running server. Enter it, then `run` it; it returns the program's exit code."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service | None,
+        listeners: list[Listener],
+        log: LogHandler,
+        control: ControlSocket | None,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._listeners = listeners
+        self._log = log
+        self._control = control
+        self._reread: Callable[[], Settings] = lambda: settings
+        self._board = Scoreboard()
+        self._pool = Pool(settings.workers, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
+        self._channels: dict[int, socket.socket] = {}
+        self._askers: set[Asker] = set()
+        self._waiting: list[Asker] = []  # for the end of a reload
+        self._plans: dict[int, Settings] = {self._pool.generation: settings}
+        self._totals = status.Totals()
+        self._signals = SignalWatch(SIGNALS)
+        self._selector = selectors.DefaultSelector()
+        self._code: int | None = None
+        self._started = self._woke = time.monotonic()
+
+    def on_reload(self, reread: Callable[[], Settings]) -> None:
+        """Set what gives the settings anew for a reload; it may raise `SettingsError`."""
+        self._reread = reread
+
+    def __enter__(self) -> Self:
+        """Hear signals and commands."""
+        self._signals.__enter__()
+        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+        if self._control is not None:
+            self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put everything back, and kill what is left after an error of the master's own."""
+        for worker in self._pool:
+            process.send(worker.pid, signal.SIGKILL)
+        self._selector.close()
+        for thing in [*self._askers, *self._channels.values()]:
+            thing.close()
+        if self._control is not None:
+            self._control.close()
+            self._control.unlink()
+        self._signals.__exit__(kind, error, trace)
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        while self._code is None:
+            now = time.monotonic()
+            self._take_beats(now)
+            for action in policy.decide(self._pool, now):
+                self._perform(action, now)
+            self._let_go_of_the_port(now)
+            if self._code is None:
+                self._wait(policy.next_deadline(self._pool, time.monotonic()))
+        return self._code
+
+    def _wait(self, seconds: float) -> None:
+        for key, _ in self._selector.select(seconds):
+            key.data()
+
+    def _let_go_of_the_port(self, now: float) -> None:
+        """Close the master's own listeners once the workers are told to stop.
+
+        The accept queue lives as long as any process holds the socket. The last worker closes it after it has stayed
+        empty; a master that held on would let newcomers in whom nobody serves, and reset them at its end.
+        """
+        if self._pool.stop is not None and now >= self._pool.stop.at:
+            for listener in self._listeners:
+                listener.close()
+
+    def _take_beats(self, now: float) -> None:
+        """Read the heartbeats; if the master itself was stopped or suspended, forgive everybody for it."""
+        slept, self._woke = now - self._woke, now
+        if slept > 1.0 + OVERSLEPT:
+            LOGGER.warning("the master was away for %.1f s; nobody is killed for that", slept)
+            self._pool.forgive(slept, now)
+        for worker in self._pool:
+            worker.beat = max(worker.beat, min(now, self._board.row(worker.row).read().beat_s))
+
+    # Events. ---------------------------------------------------------------------------------------------------------
+
+    def _on_signals(self) -> None:
+        for number in self._signals.read():
+            intent = intent_of(number)
+            if intent is not None and intent is not Intent.CHILD:
+                LOGGER.info("got %s: %s", number.name, intent.value)
+            if intent is not None:
+                self._act(intent)
+        # a lost byte must not lose a child: every wake-up by any signal reaps
+        self._reap()
+
+    def _act(self, intent: Intent) -> None:
+        match intent:
+            case Intent.STOP:
+                self.stop(now=self._pool.stop is not None)
+            case Intent.QUIT:
+                self.stop(now=True)
+            case Intent.RELOAD:
+                self.reload(None)
+            case Intent.REOPEN_LOGS:
+                self.reopen_logs()
+            case Intent.MORE:
+                self.scale(min(MAX_WORKERS, self._pool.target + 1) if self._pool.target else self._settings.workers)
+            case Intent.FEWER:
+                self.scale(max(1, self._pool.target - 1))
+            case Intent.DRAIN:
+                self.scale(0)
+            case Intent.CHILD:
+                pass
+            case _:
+                assert_never(intent)
+
+    def _reap(self) -> None:
+        for pid, wait_status in process.reap():
+            worker = self._pool.workers.get(pid)
+            if worker is None:
+                LOGGER.debug("reaped pid %d, which is no worker", pid)
+                continue
+            self._on_channel(worker)  # its last words
+            self._bury(worker, process.how_it_ended(wait_status))
+
+    def _bury(self, worker: Worker, how: str) -> None:
+        channel = self._channels.pop(worker.pid)
+        if channel.fileno() in self._selector.get_map():
+            self._selector.unregister(channel)
+        channel.close()
+        row = self._board.row(worker.row)
+        self._totals.add(row.read())
+        row.clear()
+        doomed = worker.doomed
+        self._pool.never_ready(worker, f"{worker} {how} before it was ready", hopeless=False)
+        if not self._pool.exited(worker, time.monotonic()):
+            LOGGER.info("%s %s", worker, how)
+            return
+        self._totals.lost += 1
+        if worker.ready_at is not None or doomed:
+            LOGGER.error("%s %s%s", worker, how, f": {doomed}" if doomed else "")
+
+    def _on_channel(self, worker: Worker) -> None:
+        channel = self._channels[worker.pid]
+        try:
+            said = channel.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said and channel.fileno() in self._selector.get_map():
+            self._selector.unregister(channel)  # it is ending; its SIGCHLD comes
+        for line in said.splitlines(keepends=True):
+            if line == READY:
+                self._pool.ready(worker, time.monotonic())
+                LOGGER.info("%s is ready", worker)
+            elif line.startswith(FAILED):
+                why = line.removeprefix(FAILED).decode("utf-8", "replace").strip()
+                self._pool.never_ready(worker, why, hopeless=True)
+            else:
+                LOGGER.warning("%s said something unknown", worker)  # it is all gossip: never trusted, never fatal
+
+    def _on_control(self) -> None:
+        if self._control is None:
+            return
+        asker = self._control.accept()
+        if asker is not None:
+            self._askers.add(asker)
+            self._selector.register(asker, selectors.EVENT_READ, lambda: self._on_asker(asker))
+
+    def _on_asker(self, asker: Asker) -> None:
+        try:
+            request = asker.read()
+            if request is not None:
+                self._command(asker, request)
+        except ControlError as error:
+            asker.answer(error=str(error))
+            self._dismiss(asker)
+
+    def _dismiss(self, asker: Asker) -> None:
+        self._selector.unregister(asker)
+        self._askers.discard(asker)
+        if asker in self._waiting:
+            self._waiting.remove(asker)
+        asker.close()
+
+    def _command(self, asker: Asker, request: dict[str, Any]) -> None:
+        match request:
+            case {"command": "status"}:
+                asker.answer(**self.status())
+            case {"command": "stop", **rest}:
+                self.stop(now=bool(rest.get("now")))
+                asker.answer(ok=True)
+            case {"command": "scale", "workers": int(count)} if 1 <= count <= MAX_WORKERS:
+                self.scale(count)
+                asker.answer(ok=True, workers=count)
+            case {"command": "scale"}:
+                raise ControlError(f"scale: give a number of workers from 1 to {MAX_WORKERS}")
+            case {"command": "reopen-logs"}:
+                self.reopen_logs()
+                asker.answer(ok=True)
+            case {"command": "reload"}:
+                self.reload(asker)
+            case _:
+                raise ControlError(f"unknown command {str(request.get('command'))[:40]!r}")
+
+    # What people ask for. --------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what `prefork status --json` prints."""
+        now = time.monotonic()
+        return {
+            "state": status.state_of(self._pool),
+            "version": __version__,
+            "pid": os.getpid(),
+            "target": self._settings.target,
+            "generation": self._pool.generation,
+            "uptime_s": round(now - self._started, 3),
+            "listeners": status.listeners(self._listeners),
+            "workers": status.workers(self._pool, self._board, now),
+            "totals": self._totals.with_living(self._board.row(w.row).read() for w in self._pool),
+        }
+
+    def stop(self, *, now: bool) -> None:
+        """Stop: gracefully after the stop delay, or now."""
+        at = time.monotonic() + (0.0 if now else self._settings.stop_delay)
+        before = self._pool.stop
+        if before is not None and (before.signal is signal.SIGQUIT or not now):
+            return
+        self._pool.stop = Stop(signal.SIGQUIT if now else signal.SIGTERM, at, before.code if before else 0)
+        self._end_reload(error="the server is stopping")
+
+    def scale(self, workers: int) -> None:
+        """Set how many workers there should be."""
+        if workers != self._pool.target:
+            LOGGER.info("scaling from %d to %d workers", self._pool.target, workers)
+            self._pool.target = workers
+
+    def reopen_logs(self) -> None:
+        """Reopen the log file, here and in every worker."""
+        try:
+            self._log.reopen()
+        except OSError as error:
+            LOGGER.error("cannot reopen the log: %s", error.strerror)  # noqa: TRY400 - no traceback for a full disk
+        for worker in self._pool:
+            if worker.state is not State.STARTING:  # it opened the file by itself just now, or inherits this one
+                process.send(worker.pid, signal.SIGUSR1)
+
+    def reload(self, asker: Asker | None) -> None:
+        """Try a new generation with the settings as they are now; `asker` is told how that ended.
+
+        What was bound stays bound, and what needs a new process (addresses, the control socket, a preloaded target)
+        stays as it was.
+        """
+        if self._pool.stop is not None or self._pool.candidate is not None:
+            why = "the server is stopping" if self._pool.stop else "a reload is under way"
+            LOGGER.warning("not reloading: %s", why)
+            if asker is not None:
+                asker.answer(error=why)
+            return
+        if asker is not None:
+            self._waiting.append(asker)
+        try:
+            settings = self._reread()
+        except PreforkError as error:
+            why = "; ".join(str(error).splitlines())
+            LOGGER.error("reload refused, nothing has changed: %s", why)  # noqa: TRY400 - a user's mistake
+            self._end_reload(error=why)
+            return
+        generation = self._pool.try_generation()
+        self._plans[generation] = settings
+        if self._pool.target == 0:
+            self._pool.target = settings.workers
+        LOGGER.info("reloading: trying generation %d", generation)
+
+    def _end_reload(self, **answer: object) -> None:
+        for asker in self._waiting:
+            asker.answer(**answer)
+        self._waiting.clear()
+
+    # Actions. --------------------------------------------------------------------------------------------------------
+
+    def _perform(self, action: policy.Action, now: float) -> None:
+        match action:
+            case policy.Spawn(slot, generation):
+                self._spawn(slot, generation, now)
+            case policy.Tell(worker, number, patience):
+                self._pool.tell(worker, number, patience, now)
+                process.send(worker.pid, number)
+            case policy.Kill(worker, number, why):
+                LOGGER.error("%s: %s; sending %s", worker, why, number.name)
+                self._pool.never_ready(worker, f"{worker}: {why}", hopeless=True)
+                self._pool.doom(worker, why, now)
+                process.send(worker.pid, number)
+            case policy.Promote(generation):
+                self._promote(generation)
+            case policy.Abandon(generation, why):
+                LOGGER.error("reload failed, generation %d still serves: %s", self._pool.generation, why)
+                self._plans.pop(generation)
+                self._pool.settle(self._pool.generation)
+                self._end_reload(error=why)
+            case policy.GiveUp(why):
+                LOGGER.error("%s", why)
+                self._pool.stop = Stop(signal.SIGQUIT, now, boot.NEVER_READY)
+            case policy.Finish(code):
+                self._code = code
+            case _:
+                assert_never(action)
+
+    def _promote(self, generation: int) -> None:
+        before, self._settings = self._settings, self._plans[generation]
+        if self._settings.workers != before.workers:
+            self._pool.target = self._settings.workers
+        self._pool.settle(generation)
+        LOGGER.info("reloaded: generation %d serves", generation)
+        self._end_reload(ok=True, generation=generation)
+
+    def _spawn(self, slot: int, generation: int, now: float) -> None:
+        row = self._pool.free_row()
+        settings = self._plans[generation]
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self._board.row(row).clear()
+        self._board.set_used(max(row + 1, *(w.row + 1 for w in self._pool), 0))
+        post = Post(
+            slot, generation, settings, self._service, tuple(self._listeners), self._board, self._board.row(row), theirs,
+            self._log,
+        )  # fmt: skip
+        inherited = [self._signals, self._selector, ours, *self._channels.values(), *self._askers]
+        if self._control is not None:
+            inherited.append(self._control)
+        try:
+            pid = process.fork(lambda: boot.run(post), inherited)
+        except OSError as error:
+            LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)  # noqa: TRY400 - the kernel's no
+            self._pool.fork_failed(slot, now)
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        # the deadline counts from before the fork: a child that never runs is overdue too
+        worker = Worker(
+            slot, generation, pid, row, settings, started=now, deadline=now + settings.boot_timeout, beat=now
+        )
+        self._pool.workers[pid] = worker
+        self._channels[pid] = ours
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_channel(worker))
+        LOGGER.debug("%s forked", worker)

@@ -1,0 +1,101 @@
+"""The one fork of the program, what surrounds it, and the reaping of what it made."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from prefork.log import LOGGER
+from prefork.signals import forget_inherited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+CRASHED = 1
+"""Exit code of a child whose own code raised."""
+
+
+class Closeable(Protocol):
+    """Anything of the parent's that a child must not keep."""
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+def fork(child: Callable[[], int], not_its_own: Iterable[Closeable]) -> int:
+    """Fork, run `child` in the new process, and return its pid in the old one.
+
+    Signals are blocked around the fork, so that none reaches the child before it has its own handlers. The child closes
+    `not_its_own` and leaves by `os._exit` with what `child` returned.
+
+    Raises:
+        OSError: the kernel has no room for another process (EAGAIN, ENOMEM); nothing has changed.
+    """
+    gc.freeze()  # what is here now is never looked at again by the child's collector: its pages stay shared
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(child, not_its_own, mask)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _be_child(child: Callable[[], int], not_its_own: Iterable[Closeable], mask: set[signal.Signals]) -> NoReturn:
+    code = CRASHED
+    try:
+        forget_inherited()
+        for thing in not_its_own:
+            thing.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        code = child()
+    except SystemExit as error:  # the service called exit(): its code, as a program's own would be
+        code = error.code if isinstance(error.code, int) else CRASHED
+    except BaseException:
+        LOGGER.exception("worker pid %d crashed", os.getpid())
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads what the service printed
+        os._exit(code)
+
+
+def reap() -> Iterator[tuple[int, int]]:
+    """Yield the pid and the wait status of every child that has ended, as PID 1 also of children never forked here.
+
+    Several SIGCHLDs arrive as one: this asks until there is nothing left to ask for.
+    """
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a child that has not been reaped: its pid cannot have become somebody else's."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # a zombie; the reaping will tell
+
+
+def how_it_ended(status: int) -> str:
+    """Return a wait status in words: `exited with code 3`, `was killed by SIGKILL`."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,96 @@
+"""What `prefork status` shows: the pool, the scoreboard and the listeners, as one JSON-ready object.
+
+It reads and adds up; it changes nothing. Figures of workers that are gone stay in the totals.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from prefork.scoreboard import Field, Phase, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prefork.listener import Listener
+    from prefork.master.pool import Pool, Worker
+    from prefork.scoreboard import Scoreboard
+
+_COUNTERS: Final = (Field.ACCEPTED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
+_PAGE: Final = os.sysconf("SC_PAGESIZE")
+
+
+class Totals:
+    """The counters of workers that are gone, kept by the master."""
+
+    def __init__(self) -> None:
+        self._gone = dict.fromkeys(_COUNTERS, 0)
+        self.lost = 0  # workers that ended without having been told to
+
+    def add(self, reading: Reading) -> None:
+        """Keep the counters of a worker that has ended."""
+        for counter in _COUNTERS:
+            self._gone[counter] += reading[counter]
+
+    def with_living(self, readings: Iterable[Reading]) -> dict[str, int]:
+        """Return all counters, of the dead and of the living."""
+        totals = {field.name.lower(): count for field, count in self._gone.items()}
+        totals["connections"] = 0
+        for reading in readings:
+            totals["connections"] += reading[Field.CONNECTIONS]
+            for counter in _COUNTERS:
+                totals[counter.name.lower()] += reading[counter]
+        totals["workers_lost"] = self.lost
+        return totals
+
+
+def state_of(pool: Pool) -> str:
+    """Return the server's state in one word: starting, running, reloading or draining."""
+    if pool.stop is not None:
+        return "draining"
+    if pool.candidate is not None:
+        return "reloading"
+    return "running" if pool.serving() >= max(1, pool.target) else "starting" if pool.target else "draining"
+
+
+def workers(pool: Pool, board: Scoreboard, now: float) -> list[dict[str, Any]]:
+    """Return a row per living worker, in the order of generation and slot."""
+    rows = []
+    for worker in sorted(pool, key=lambda w: (w.generation, w.slot)):
+        reading = board.row(worker.row).read()
+        rows.append({
+            "slot": worker.slot,
+            "pid": worker.pid,
+            "generation": worker.generation,
+            "state": _word(worker, reading),
+            "connections": reading[Field.CONNECTIONS],
+            "accepted": reading[Field.ACCEPTED],
+            "requests": reading[Field.REQUESTS],
+            "errors": reading[Field.ERRORS],
+            "bytes_in": reading[Field.BYTES_IN],
+            "bytes_out": reading[Field.BYTES_OUT],
+            "rss_bytes": _rss(worker.pid),
+            "age_s": round(now - worker.started, 3),
+        })  # fmt: skip
+    return rows
+
+
+def listeners(opened: Iterable[Listener]) -> list[dict[str, Any]]:
+    """Return a row per listening socket; `queued` is the depth of its accept queue, null where that is not told."""
+    return [{"address": one.address, "backlog": one.backlog, "queued": one.queued()} for one in opened]
+
+
+def _word(worker: Worker, reading: Reading) -> str:
+    if worker.state.value == "serving" and reading.phase is Phase.FULL:
+        return "full"
+    return worker.state.value
+
+
+def _rss(pid: int) -> int:
+    """Return a process's resident memory in bytes (proc(5), statm), 0 where that is not told."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,160 @@
+"""The whole server as a contents page: settings, log, target, listeners, master, exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefork_wire.address import Address
+
+from prefork import __version__, environment, listener, log, services
+from prefork.errors import AddressError, SettingsError, TargetError
+from prefork.log import LOGGER
+from prefork.master import control
+from prefork.master.loop import Master
+from prefork.service import import_target
+from prefork.settings import CONTROL_OFF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prefork.service import Service
+    from prefork.settings import Settings
+
+
+def run(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """Serve until stopped and return the exit code.
+
+    Args:
+        settings: what to serve, and how.
+        reread: gives the settings anew for a reload.
+
+    Raises:
+        PreforkError: the server could not start; its exit code tells whose turn it is.
+    """
+    if settings.umask is not None:
+        os.umask(settings.umask)
+    if settings.chdir is not None:
+        os.chdir(settings.chdir)
+    handler = _open_log(settings)
+    service = _load_early(settings)
+    inherited = environment.listen_fds()
+    with _listening(settings, inherited) as listeners, _control(settings) as commands, _pidfile(settings.pidfile):
+        where = ", ".join(one.address for one in listeners)
+        LOGGER.info(
+            "prefork %s pid %d serves %s on %s with %d workers", __version__, os.getpid(), settings.target, where,
+            settings.workers,
+        )  # fmt: skip
+        if commands is not None:
+            LOGGER.info("control socket at %s", commands.path)
+        with Master(settings, service, listeners, handler, commands) as master:
+            master.on_reload(reread)
+            code = master.run()
+    LOGGER.info("stopped, exit code %d", code)
+    return code
+
+
+def check(settings: Settings) -> str:
+    """Do what `run` would do before its first socket, and say in one line what it would serve.
+
+    Raises:
+        PreforkError: what is wrong, every fault of the settings at once.
+    """
+    if settings.chdir is not None:
+        os.chdir(settings.chdir)
+    built_in = services.find(settings.target)
+    service = built_in.load() if built_in else import_target(settings.target)
+    where = ", ".join(map(str, _addresses(settings, environment.listen_fds())))
+    model = service.model(settings.model)
+    return f"ok: {settings.target} on {where} with {settings.workers} {model} workers"
+
+
+def _open_log(settings: Settings) -> log.LogHandler:
+    try:
+        return log.configure(settings.log_level, settings.log_format, settings.log_file, access=settings.access_log)
+    except OSError as error:
+        raise SettingsError([f"--log-file {settings.log_file!r}: {error.strerror}"]) from error
+
+
+def _load_early(settings: Settings) -> Service | None:
+    """Load what is loaded before the fork: built-in services always, your own with `--preload`."""
+    built_in = services.find(settings.target)
+    if built_in is None and not settings.preload:
+        return None
+    service = built_in.load() if built_in else import_target(settings.target)
+    model = service.model(settings.model)
+    if model == "async":
+        with contextlib.suppress(ImportError):
+            import uvloop  # noqa: F401, PLC0415 - its pages are shared by all workers when it is here before the fork
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        raise TargetError(
+            f"--preload: {settings.target} left threads running at import ({', '.join(others)}), which a fork would lose; "
+            "start them in its lifespan, or drop --preload"
+        )
+    return service
+
+
+def _addresses(settings: Settings, inherited: tuple[int, ...]) -> tuple[Address, ...]:
+    """Return what to bind: what was asked for, else what was inherited, else loopback and the service's own port."""
+    if settings.bind or inherited:
+        return settings.bind
+    built_in = services.find(settings.target)
+    if built_in is None:
+        raise SettingsError([f"--bind is missing: {settings.target} has no port of its own; give HOST:PORT"])
+    return (Address("tcp", host="127.0.0.1", port=built_in.real_port()[0]),)
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings, inherited: tuple[int, ...]) -> Iterator[list[listener.Listener]]:
+    listeners = listener.open_all(
+        _addresses(settings, inherited), inherited, backlog=settings.backlog, reuse_port=settings.reuse_port
+    )
+    try:
+        yield listeners
+    finally:
+        for one in listeners:
+            one.close()
+            one.unlink_path()
+
+
+@contextlib.contextmanager
+def _control(settings: Settings) -> Iterator[control.ControlSocket | None]:
+    """Open the control socket; without `--control`, a server that cannot have one goes on without it."""
+    if settings.control == CONTROL_OFF:
+        yield None
+        return
+    try:
+        opened = control.ControlSocket(settings.control or control.default_path())
+    except (AddressError, OSError) as error:
+        if settings.control is not None:
+            raise
+        LOGGER.warning("no control socket: %s; `prefork status` will not find this server", error)
+        yield None
+        return
+    try:
+        yield opened
+    finally:
+        opened.close()
+        opened.unlink()
+
+
+@contextlib.contextmanager
+def _pidfile(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    file = Path(path)
+    try:
+        file.write_text(f"{os.getpid()}\n", "ascii")
+    except OSError as error:
+        raise SettingsError([f"--pidfile {path!r}: {error.strerror}"]) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_text("ascii").strip() == str(os.getpid()):
+                file.unlink()

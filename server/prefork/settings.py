@@ -1,0 +1,412 @@
+"""The settings: one frozen object, read from the command line, the environment, a file and the defaults, in that order.
+
+This file owns every option: its name, its type and unit, its default, its help and what is a fault in it. Every source
+gives text (or what TOML has for it) and passes through the same parser, so `--idle-timeout`, `PREFORK_IDLE_TIMEOUT` and
+`idle-timeout = 75` mean the same. All faults of all sources are reported at once. It never opens a socket and never
+imports a target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import os
+import pwd
+import re
+import resource
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from prefork_wire.address import Address, parse_address
+
+from prefork import environment
+from prefork.errors import SettingsError
+from prefork.log import FORMATS, LEVELS, Format, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Model = Literal["async", "sync", "threads"]
+MODELS: Final[tuple[Model, ...]] = ("async", "sync", "threads")
+
+MAX_WORKERS: Final = 256
+"""A quarter of the scoreboard's rows: a reload doubles the workers, and a long drain may keep older ones."""
+
+DESCRIPTORS_KEPT: Final = 64
+"""Descriptors a worker needs beside its connections: listeners, log, event loop, pipes, what the service opens."""
+
+CONTROL_OFF: Final = "off"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one option beside its value: how it is read and how it is explained."""
+
+    parse: Callable[[str], Any]
+    help: str
+    group: str
+    metavar: str
+    default: str  # as a person reads it
+    many: bool = False
+    flag: bool = False
+
+
+def _option(  # noqa: PLR0913 - keyword-only columns of a table
+    default: object,
+    parse: Callable[[str], Any],
+    help: str,  # noqa: A002 - the word users know it by
+    *,
+    group: str,
+    metavar: str,
+    shown: str | None = None,
+    many: bool = False,
+    flag: bool = False,
+) -> Any:  # noqa: ANN401 - stands for a field of any type, as dataclasses.field does
+    text = shown if shown is not None else str(default)
+    return dataclasses.field(
+        default=default, metadata={"option": Option(parse, help, group, metavar, text, many, flag)}
+    )
+
+
+# The parsers: text in, value out, ValueError with the cure. ------------------------------------------------------------
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(low: float, high: float = 86400.0) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) or not low <= float(text) <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return float(text)
+
+    return parse
+
+
+_UNITS: Final = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,12})(|KiB|MiB|GiB)", text, re.ASCII)
+    if match is None or int(match[1]) == 0:
+        raise ValueError("must be a size in bytes above 0, such as 65536, 64KiB or 1MiB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _choice(values: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"must be one of {', '.join(values)}")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in {"true", "yes", "on", "1"}:
+        return True
+    if text.lower() in {"false", "no", "off", "0"}:
+        return False
+    raise ValueError("must be on or off")
+
+
+def _text(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def _umask(text: str) -> int:
+    if not re.fullmatch(r"[0-7]{1,4}", text, re.ASCII):
+        raise ValueError("must be octal, such as 027")
+    return int(text, 8)
+
+
+def _user(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise ValueError("is no user of this machine; name one, or give its number") from None
+
+
+def _group(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise ValueError("is no group of this machine; name one, or give its number") from None
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise ValueError("is no folder")
+    return text
+
+
+def _parent_exists(text: str) -> str:
+    path = Path(_text(text))
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"cannot be made: the folder {path.absolute().parent} does not exist")
+    if path.is_dir():
+        raise ValueError("is a folder; name a file in it")
+    return text
+
+
+def _control(text: str) -> str:
+    if text == CONTROL_OFF:
+        return text
+    if len(os.fsencode(text)) > 100:  # noqa: PLR2004 - unix(7): sun_path is 108 bytes, some systems less
+        raise ValueError("is too long for a unix socket: at most 100 bytes")
+    return _parent_exists(text)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, cut by the cgroup's quota (cpu.max), at least 1."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        if quota != "max":
+            count = min(count, -(-int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass  # no cgroup v2, or not ours to read
+    return max(1, min(count, MAX_WORKERS))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a person may set. Times are in seconds, sizes in bytes."""
+
+    target: str = ""
+
+    bind: tuple[Address, ...] = _option(
+        (), parse_address, "where to listen: HOST:PORT, [V6]:PORT, :PORT, HOST:SERVICE, unix:/path or fd://N; repeatable",
+        group="binding", metavar="ADDRESS", shown="loopback and the service's own port", many=True,
+    )  # fmt: skip
+    backlog: int = _option(
+        2048, _whole(1, 1 << 20), "length of the accept queue (the kernel may clamp it)", group="binding", metavar="N"
+    )
+    reuse_port: bool = _option(
+        False, _switch, "let another server bind the same port (its queue dies with it)",
+        group="binding", metavar="", shown="off", flag=True,
+    )  # fmt: skip
+
+    workers: int = _option(
+        0, _whole(1, MAX_WORKERS), "worker processes", group="workers", metavar="N",
+        shown="usable CPUs, cgroup quota included",
+    )  # fmt: skip
+    model: Model | None = _option(
+        None, _choice(MODELS), "how a worker serves: async, sync or threads", group="workers", metavar="MODEL",
+        shown="what the handler is",
+    )  # fmt: skip
+    threads: int = _option(
+        8, _whole(1, 1024), "connections at once in a worker of the threads model", group="workers", metavar="N"
+    )
+    preload: bool = _option(
+        False, _switch, "import the target once in the master, before the fork", group="workers", metavar="", flag=True,
+        shown="off",
+    )  # fmt: skip
+
+    boot_timeout: float = _option(
+        30.0, _seconds(0.1), "until a new worker must be ready", group="clocks", metavar="SECONDS"
+    )
+    hang_timeout: float = _option(
+        30.0, _seconds(0.5), "a serving loop that has not moved for so long is killed, its stacks logged",
+        group="clocks", metavar="SECONDS",
+    )  # fmt: skip
+    first_byte_timeout: float = _option(
+        10.0, _seconds(0.05), "from accept to the first byte", group="clocks", metavar="SECONDS"
+    )
+    frame_timeout: float = _option(
+        30.0, _seconds(0.05), "from a frame's first byte to its last", group="clocks", metavar="SECONDS"
+    )
+    idle_timeout: float = _option(
+        75.0, _seconds(0.05), "between frames of one connection", group="clocks", metavar="SECONDS"
+    )
+    write_timeout: float = _option(
+        30.0, _seconds(0.05), "for a peer that does not read what it is sent", group="clocks", metavar="SECONDS"
+    )
+    stop_delay: float = _option(
+        0.0,
+        _seconds(0),
+        "keep serving so long after TERM, until balancers have noticed",
+        group="clocks",
+        metavar="SECONDS",
+    )
+    drain_timeout: float = _option(
+        30.0, _seconds(0), "for connections to finish after a stop or a reload", group="clocks", metavar="SECONDS"
+    )
+
+    max_connections: int = _option(
+        1024, _whole(1, 1 << 20), "open connections per worker; the rest wait in the kernel's queue",
+        group="limits", metavar="N",
+    )  # fmt: skip
+    max_write_buffer: int = _option(
+        1 << 20, _size, "bytes waiting for one slow peer before its requests are left unread",
+        group="limits", metavar="SIZE", shown="1MiB",
+    )  # fmt: skip
+
+    user: int | None = _option(
+        None, _user, "user the workers become", group="process", metavar="USER", shown="the one who starts"
+    )
+    group: int | None = _option(
+        None, _group, "group the workers become", group="process", metavar="GROUP", shown="the user's own"
+    )
+    umask: int | None = _option(
+        None, _umask, "file creation mask, octal", group="process", metavar="MASK", shown="inherited"
+    )
+    chdir: str | None = _option(
+        None, _folder, "folder to run in; the target is imported from there", group="process", metavar="PATH",
+        shown="the current one",
+    )  # fmt: skip
+    pidfile: str | None = _option(
+        None, _parent_exists, "file that holds the master's process id", group="process", metavar="PATH", shown="none"
+    )
+    control: str | None = _option(
+        None, _control, "control socket for status, stop and scale (0600), or off", group="process", metavar="PATH",
+        shown="prefork/PID.sock in the runtime folder",
+    )  # fmt: skip
+
+    log_level: Level = _option(
+        "info", _choice(LEVELS), "least severe line written: debug, info, warning, error", group="logs", metavar="LEVEL"
+    )
+    log_format: Format = _option("text", _choice(FORMATS), "text or json", group="logs", metavar="FORMAT")
+    log_file: str | None = _option(
+        None, _parent_exists, "append the log to a file (USR1 reopens it)", group="logs", metavar="PATH",
+        shown="standard error",
+    )  # fmt: skip
+    access_log: bool = _option(
+        False, _switch, "write a line per connection", group="logs", metavar="", flag=True, shown="off"
+    )
+
+
+def options() -> dict[str, Option]:
+    """Return every option by its field's name, in the order of the reference."""
+    return {f.name: cast("Option", f.metadata["option"]) for f in dataclasses.fields(Settings) if f.metadata}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Values of one source, and how that source names an option in a fault."""
+
+    values: Mapping[str, Sequence[str]]
+    name: Callable[[str], str]
+
+
+def _flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = None) -> Settings:
+    """Merge all sources into settings.
+
+    Args:
+        target: what the command line names, or "" to take it from the environment or the file.
+        given: texts from the command line by field name.
+        config: the settings file; None looks for `prefork.toml`, then `[tool.prefork]` of `pyproject.toml`.
+
+    Raises:
+        SettingsError: with every fault of every source.
+    """
+    faults: list[str] = []
+    variables = environment.prefixed()
+    config = config or variables.pop("config", None)
+    file = _read_file(config, faults)
+    known = options()
+    sources = (
+        _Given(given, _flag_of),
+        _Given({name: [value] for name, value in variables.items()}, lambda name: f"PREFORK_{name.upper()}"),
+        file,
+    )
+    values: dict[str, Any] = {}
+    for source in reversed(sources):  # the strongest comes last and overwrites
+        for name, texts in source.values.items():
+            if name == "target":
+                values[name] = texts[-1]
+            elif name in known:
+                _take(source, name, texts, known[name], values, faults)
+            elif source is file:
+                faults.append(f"{source.name(name)}: no such option; `prefork serve --help` lists them")
+    if target:
+        values["target"] = target
+    if not values.get("target"):
+        faults.append("TARGET is missing: name a built-in service (`prefork services`) or module:attribute")
+    settings = Settings(**values)
+    faults += _contradictions(settings)
+    if faults:
+        raise SettingsError(faults)
+    return settings if settings.workers else dataclasses.replace(settings, workers=usable_cpus())
+
+
+def _take(  # noqa: PLR0913 - one step of load(), apart for its length
+    source: _Given, name: str, texts: Sequence[str], option: Option, values: dict[str, Any], faults: list[str]
+) -> None:
+    if option.many and source.name(name).startswith("PREFORK_"):
+        texts = [part.strip() for part in texts[-1].split(",")]
+    parsed = []
+    for text in texts if option.many else texts[-1:]:
+        try:
+            parsed.append(option.parse(text))
+        except ValueError as error:
+            faults.append(f"{source.name(name)} {text!r}: {error}")
+    if parsed:
+        values[name] = tuple(parsed) if option.many else parsed[0]
+
+
+def _read_file(config: str | None, faults: list[str]) -> _Given:
+    path = Path(config) if config else Path("prefork.toml")
+    tables: tuple[str, ...] = ()
+    if not config and not path.exists():
+        path, tables = Path("pyproject.toml"), ("tool", "prefork")
+        if not path.exists():
+            return _Given({}, str)
+    try:
+        table: Any = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        faults.append(f"--config {str(path)!r}: {error.strerror}")
+        return _Given({}, str)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        if tables:  # somebody else's broken file is not for us to complain of
+            return _Given({}, str)
+        faults.append(f"{path}: not TOML: {error}")
+        return _Given({}, str)
+    for key in tables:
+        table = table.get(key, {})
+    values: dict[str, list[str]] = {}
+    for key, value in table.items():
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in items):
+            faults.append(f"{path}: {key}: must be a text, a number, true or false, or a list of those")
+            continue
+        texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
+        values[key.replace("-", "_")] = texts or [""]
+    return _Given(values, lambda name: f"{path}: {name.replace('_', '-')}")
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Return the faults that show only when several options, or the machine, are looked at together."""
+    faults = []
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if limit != resource.RLIM_INFINITY and settings.max_connections + DESCRIPTORS_KEPT > limit:
+        faults.append(
+            f"--max-connections {settings.max_connections}: this machine allows a process {limit} descriptors "
+            f"(ulimit -Hn); raise that, or set at most {max(1, limit - DESCRIPTORS_KEPT)}"
+        )
+    others = [name for name in ("user", "group") if getattr(settings, name) not in {None, _current(name)}]
+    if os.geteuid() != 0:
+        faults += [f"--{name}: only root may become somebody else; start as root or drop the option" for name in others]
+    return faults
+
+
+def _current(name: str) -> int:
+    return os.geteuid() if name == "user" else os.getegid()

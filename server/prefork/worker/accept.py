@@ -1,0 +1,184 @@
+"""Step 5, accept: what each failure of accept(2) means, and which worker's turn it is.
+
+All workers accept on the same socket. Left alone the kernel gives nearly everything to the worker that slept last, so an
+async worker that holds more connections than the least loaded one steps back for a few milliseconds: long enough for
+another to wake, short enough that no client notices. This file only accepts; it never reads a client's byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import time
+from typing import TYPE_CHECKING, Final
+
+from prefork.log import LOGGER
+from prefork.scoreboard import ROWS, WIDTH, Field, Phase
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from prefork.worker.post import Post
+
+# accept(2): the connection went away between the handshake and us, or there was none: the next one may be fine.
+AGAIN: Final = frozenset({
+    errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ETIMEDOUT,
+})  # fmt: skip
+# No descriptor or no memory is left: trying at once would spin; the kernel's queue waits meanwhile.
+CAPACITY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Everything else means that the listener is not what we think it is: fatal.
+
+PAUSE: Final = 0.1
+"""Seconds without accepting after a capacity error."""
+
+BATCH: Final = 8
+"""Connections taken per wake-up: few, so that the others get theirs."""
+
+STEP_BACK: Final = 0.002
+"""Seconds a worker that holds more than its share leaves the queue to the others."""
+
+SLACK: Final = 1
+"""Connections above the least loaded worker's that are still a fair share."""
+
+STALE: Final = 2.0
+"""Seconds after which a worker without a heartbeat is not waited for."""
+
+
+class Share:
+    """Compares this worker's connections with those of the others on the scoreboard."""
+
+    def __init__(self, post: Post) -> None:
+        cells = post.board.cells
+        self._own = post.row.cells
+        self._phases = cells[Field.PHASE : ROWS * WIDTH : WIDTH]
+        self._beats = cells[Field.BEAT : ROWS * WIDTH : WIDTH]
+        self._connections = cells[Field.CONNECTIONS : ROWS * WIDTH : WIDTH]
+        self._rows = post.board.used
+
+    def is_over(self) -> bool:
+        """Say whether a worker that could accept now holds clearly less than this one."""
+        rows = self._rows()
+        mine = self._own[Field.CONNECTIONS]
+        fresh = time.monotonic_ns() - int(STALE * 1e9)
+        phases, beats = self._phases[:rows].tolist(), self._beats[:rows].tolist()
+        return any(
+            held + SLACK < mine and phase == Phase.ACCEPTING and beat > fresh
+            for held, phase, beat in zip(self._connections[:rows].tolist(), phases, beats, strict=True)
+        )
+
+
+class Acceptor:
+    """Accepts for one async worker, a few connections per wake-up, as long as it is this worker's turn.
+
+    The listeners are held, exclusively, in an epoll of their own that the event loop watches: watched by the loop's own
+    epoll they would wake every worker.
+    """
+
+    def __init__(self, post: Post, loop: asyncio.AbstractEventLoop, take: Callable[[socket.socket], None]) -> None:
+        self._post = post
+        self._loop = loop
+        self._take = take
+        self._share = Share(post)
+        self._limit = post.settings.max_connections
+        self._sockets = {listener.socket.fileno(): listener.socket for listener in post.listeners}
+        self._epoll = select.epoll()
+        self._watching = False
+        self._back: asyncio.TimerHandle | None = None
+        self._stepped = False
+        self._complained = False
+        self.last = 0.0  # when a connection was last taken, on the monotonic clock
+        self.closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether this worker holds as many connections as it may."""
+        return bool(self._post.row.cells[Field.CONNECTIONS] >= self._limit)
+
+    def open(self) -> None:
+        """Begin to accept."""
+        self._loop.add_reader(self._epoll.fileno(), self._ready)
+        self.last = time.monotonic()
+        self._watch()
+
+    def close(self) -> None:
+        """Accept no more, and close this worker's copies of the listeners."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._back is not None:
+            self._back.cancel()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        for listener in self._post.listeners:
+            listener.close()
+
+    def released(self) -> None:
+        """Accept again if this worker was full: a connection is gone."""
+        if not self._watching and self._back is None and not self.closed and not self.full:
+            self._post.phase(Phase.ACCEPTING)
+            self._watch()
+
+    def _watch(self) -> None:
+        self._back = None
+        if self.closed or self._watching:
+            return
+        self._watching = True
+        for fd in self._sockets:
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    def _unwatch(self, seconds: float | None) -> None:
+        """Leave the queue alone: for `seconds`, or until a connection is released."""
+        if self._watching:
+            self._watching = False
+            for fd in self._sockets:
+                self._epoll.unregister(fd)
+        if seconds is not None:
+            self._back = self._loop.call_later(seconds, self._watch)
+
+    def _ready(self) -> None:
+        """Take what is there, at most a batch, unless others hold less."""
+        if not self._watching:
+            return
+        # a worker that has just stepped back takes one at least: whoever holds less did not come for it
+        if not self._stepped and self._share.is_over():
+            self._stepped = True
+            self._unwatch(STEP_BACK)
+            return
+        self._stepped = False
+        for fd, _ in self._epoll.poll(0):
+            for _ in range(BATCH):
+                if self.full:
+                    self._post.phase(Phase.FULL)
+                    self._unwatch(None)
+                    return
+                if not self._accept_one(self._sockets[fd]):
+                    break
+                if self._share.is_over():
+                    return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Take one connection; False when there is none, or none can be taken now."""
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno in CAPACITY:
+                self._complain(error)
+                self._unwatch(PAUSE)
+            elif error.errno not in AGAIN:
+                raise
+            return False
+        self._complained = False
+        self.last = time.monotonic()
+        cells = self._post.row.cells
+        cells[Field.ACCEPTED] += 1
+        cells[Field.CONNECTIONS] += 1
+        self._take(sock)
+        return True
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:  # once per shortage
+            self._complained = True
+            LOGGER.warning("%s: cannot accept: %s; trying again every %g s", self._post, error.strerror, PAUSE)

@@ -1,0 +1,173 @@
+"""The async model: one event loop on uvloop, many connections at once.
+
+It owns the life of the loop: enter the lifespan, accept, beat, hear orders, drain. What a connection does is in
+`connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+from prefork.connection.aio import Connection, ReplyLink
+from prefork.connection.edge import QUIET
+from prefork.connection.link import Hub, Link
+from prefork.log import LOGGER
+from prefork.scoreboard import Field, Phase
+from prefork.worker import orders
+from prefork.worker.accept import Acceptor
+from prefork.worker.boot import lifespan_failed
+from prefork.worker.orders import Order
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Callable
+
+    from prefork.service import Service
+    from prefork.worker.post import Post
+
+TICK: Final = 0.25
+"""Seconds between two heartbeats, which are also the sweeps that enforce deadlines."""
+
+DRAIN_TICK: Final = 0.02
+"""The same while draining, when every moment is waited for."""
+
+
+def serve(post: Post, service: Service) -> None:
+    """Serve until told to leave.
+
+    Raises:
+        TargetError: the service's lifespan could not be entered.
+    """
+    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+        runner.run(_serve(post, service))
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop  # type: ignore[no-any-return]
+
+
+async def _serve(post: Post, service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    async with _lifespan(service):
+        hub = Hub(post.settings, service.framing, post.row, loop)
+        worker = _Worker(post, hub, _link_factory(hub, service))
+        worker.start()
+        await worker.told.wait()
+        post.phase(Phase.DRAINING)
+        await worker.drain(post.drain_deadline())
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(service: Service) -> AsyncIterator[None]:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            for make in service.lifespans:
+                manager = make()
+                if isinstance(manager, contextlib.AbstractAsyncContextManager):
+                    await stack.enter_async_context(manager)
+                else:
+                    stack.enter_context(manager)
+        except Exception as error:
+            raise lifespan_failed(service, error) from error
+        yield
+
+
+def _link_factory(hub: Hub, service: Service) -> Callable[[], Link]:
+    handler = service.handler
+    if service.kind == "conversation":
+        return lambda: Connection(hub, handler)
+    if not service.is_async:
+        return lambda: ReplyLink(hub, handler)
+
+    async def dialogue(conn: Connection) -> None:
+        async for frame in conn:
+            answer = await handler(frame)
+            if answer is not None:
+                await conn.send(answer)
+
+    return lambda: Connection(hub, dialogue)
+
+
+class _Worker:
+    """The running parts of an async worker."""
+
+    def __init__(self, post: Post, hub: Hub, factory: Callable[[], Link]) -> None:
+        self._post = post
+        self._hub = hub
+        self._loop = hub.loop
+        self._factory = factory
+        self._acceptor = Acceptor(post, self._loop, self._take)
+        self._joining: set[asyncio.Task[None]] = set()
+        self._tick_s = TICK
+        self.order = Order.SERVE
+        self.told = asyncio.Event()
+        hub.released = self._acceptor.released
+
+    def start(self) -> None:
+        """Hear orders, beat, accept; say so from inside the loop."""
+        for number, order in orders.SIGNALS.items():
+            self._loop.add_signal_handler(number, self._hear, order)
+        self._loop.add_signal_handler(signal.SIGUSR1, orders.reopen_log, self._post)
+        self._post.channel.setblocking(False)
+        self._loop.add_reader(self._post.channel.fileno(), self._channel_readable)
+        self._acceptor.open()
+        self._tick()
+        self._loop.call_soon(self._post.say_ready)
+
+    async def drain(self, deadline: float) -> None:
+        """Serve the queue out if so ordered, let connections end, and drop what is left at the deadline."""
+        hub, acceptor = self._hub, self._acceptor
+        hub.draining = True
+        while time.monotonic() < deadline and self.order is not Order.QUIT:
+            empty = time.monotonic() - acceptor.last >= QUIET and not acceptor.full
+            if self.order is Order.RETIRE or empty:
+                acceptor.close()
+            if acceptor.closed and not hub.links and not self._joining:
+                return
+            self._tick_s = DRAIN_TICK
+            hub.sweep()
+            self._post.row.beat()
+            await asyncio.sleep(DRAIN_TICK)
+        acceptor.close()
+        if hub.links:
+            LOGGER.warning("%s: dropped %d connections at the end of its drain", self._post, len(hub.links))
+        for link in tuple(hub.links):
+            link.cancel()
+        await asyncio.sleep(0)  # cancelled handlers run their last steps
+
+    def _hear(self, order: Order) -> None:
+        self.order = max(self.order, order)
+        self.told.set()
+
+    def _channel_readable(self) -> None:
+        if not orders.is_orphan(self._post):
+            return
+        self._loop.remove_reader(self._post.channel.fileno())
+        LOGGER.warning("%s: the master is gone; draining", self._post)
+        self._hear(orders.MASTER_DIED)
+
+    def _tick(self) -> None:
+        self._post.row.beat()
+        self._hub.sweep()
+        self._loop.call_later(self._tick_s, self._tick)
+
+    def _take(self, sock: socket.socket) -> None:
+        task = self._loop.create_task(self._join(sock))
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+
+    async def _join(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._factory, sock)
+        except OSError as error:  # the peer was gone before it was greeted
+            sock.close()
+            self._post.row.cells[Field.CONNECTIONS] -= 1
+            LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)

@@ -1,0 +1,102 @@
+"""A worker's first steps: become who it is to be, load the target, choose the model, serve.
+
+Every failure before "ready" is told to the master in one line; it alone prints it. This file never accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pwd
+import resource
+from typing import TYPE_CHECKING, Final
+
+from prefork.errors import TargetError
+from prefork.log import LOGGER
+from prefork.service import import_target
+from prefork.settings import DESCRIPTORS_KEPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prefork.service import Service
+    from prefork.settings import Settings
+    from prefork.worker.post import Post
+
+LEFT: Final = 0
+NEVER_READY: Final = 3
+
+
+def run(post: Post) -> int:
+    """Live a worker's whole life and return its exit code: 0 after an orderly end, 3 if it never became ready."""
+    # from here on ABRT, the master's word for "you hang", writes the stacks of all threads into the log
+    faulthandler.enable(post.log.fd, all_threads=True)
+    try:
+        _become(post.settings)
+        service = post.service or import_target(post.settings.target)
+        model = service.model(post.settings.model)
+        if model == "async":
+            from prefork.worker.aio import serve  # noqa: PLC0415 - each worker loads its own model alone
+        elif model == "threads":
+            from prefork.worker.threads import serve  # noqa: PLC0415
+        else:
+            from prefork.worker.sync import serve  # noqa: PLC0415
+        serve(post, service)
+    except TargetError as error:
+        post.say_failed(str(error))
+        return NEVER_READY
+    return LEFT
+
+
+def _become(settings: Settings) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + DESCRIPTORS_KEPT
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if os.geteuid() == 0 and (settings.user is not None or settings.group is not None):
+        _drop_privileges(settings.user, settings.group)
+
+
+def _drop_privileges(user: int | None, group: int | None) -> None:
+    """Become `user` and `group`, groups first: afterwards there is no right left to do it."""
+    entry = None
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwuid(user) if user is not None else None
+    if group is None and entry is not None:
+        group = entry.pw_gid
+    if group is not None:
+        if entry is not None:
+            os.initgroups(entry.pw_name, group)
+        else:
+            os.setgroups([])
+        os.setgid(group)
+    if user is not None:
+        os.setuid(user)
+
+
+@contextlib.contextmanager
+def blocking_lifespan(service: Service) -> Iterator[None]:
+    """Enter a service's plain lifespans for a blocking worker, and leave them in reverse.
+
+    Raises:
+        TargetError: one of them failed on entry, or is async.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            for make in service.lifespans:
+                manager = make()
+                if not isinstance(manager, contextlib.AbstractContextManager):
+                    raise TargetError(f"{service.name}: an async lifespan needs --model async")  # noqa: TRY301
+                stack.enter_context(manager)
+        except TargetError:
+            raise
+        except Exception as error:
+            raise lifespan_failed(service, error) from error
+        yield
+
+
+def lifespan_failed(service: Service, error: Exception) -> TargetError:
+    """Log a lifespan that raised on entry, with its traceback, and return what to tell the master."""
+    LOGGER.error("the lifespan of %s failed", service.name, exc_info=error)
+    return TargetError(f"the lifespan of {service.name} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,127 @@
+"""What a worker is told: a table from signal to order, and the end of file that says the master is dead.
+
+Orders only ever grow stronger. Nothing is done in a signal handler; a blocking worker reads its orders when its wait
+ends, an async one hears them from its event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, Self
+
+from prefork.log import LOGGER
+from prefork.signals import SignalWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from prefork.worker.post import Post
+
+
+class Order(IntEnum):
+    """How a worker is to leave, from not at all to at once."""
+
+    SERVE = 0
+    RETIRE = 1  # leave the accept queue to the others, finish what is open
+    STOP = 2  # serve the accept queue until it has stayed empty, finish what is open
+    QUIT = 3  # now, in order: drop what is open
+
+
+SIGNALS: Final = {
+    signal.SIGUSR2: Order.RETIRE,
+    signal.SIGTERM: Order.STOP,
+    signal.SIGQUIT: Order.QUIT,
+}
+"""From signal to order. USR1 reopens the log; HUP and INT are ignored: they go to whole groups and mean the master."""
+
+MASTER_DIED: Final = Order.STOP
+
+
+def reopen_log(post: Post) -> None:
+    """Reopen the log file; keep the old one and say so when that fails."""
+    try:
+        post.log.reopen()
+    except OSError as error:
+        LOGGER.error("%s: cannot reopen the log: %s", post, error.strerror)  # noqa: TRY400 - no traceback for a full disk
+
+
+class Orders:
+    """The orders of a blocking worker; `Wakes` for the connections that it serves itself."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._watch = SignalWatch([*SIGNALS, signal.SIGUSR1])
+        self.order = Order.SERVE
+
+    def __enter__(self) -> Self:
+        """Begin to hear signals."""
+        self._watch.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop hearing them."""
+        self._watch.__exit__(kind, error, trace)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is to leave."""
+        return self.order is not Order.SERVE
+
+    @property
+    def fds(self) -> tuple[int, int]:
+        """Descriptors that become readable when an order has come."""
+        return self._watch.fileno(), self._post.channel.fileno()
+
+    @property
+    def wake_fds(self) -> Sequence[int]:
+        """The same for a connection's wait; none once the worker leaves, when only deadlines matter."""
+        return () if self.draining else self.fds
+
+    def woken(self) -> None:
+        """Read what came, and beat: this runs only between the steps of the serving loop."""
+        self._post.row.beat()
+        for number in self._watch.read():
+            if number == signal.SIGUSR1:
+                reopen_log(self._post)
+            else:
+                self.order = max(self.order, SIGNALS[number])
+        if self.order is Order.SERVE and is_orphan(self._post):
+            LOGGER.warning("%s: the master is gone; draining", self._post)
+            self.order = MASTER_DIED
+
+
+def is_orphan(post: Post) -> bool:
+    """Say whether the master has died: its end of the channel reads as end of file."""
+    try:
+        return post.channel.recv(64) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+class Bell:
+    """`Wakes` for connections in pool threads: rung once by the serving loop, readable from then on for good."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        self.draining = False
+
+    @property
+    def wake_fds(self) -> Sequence[int]:
+        """The reading end; none once rung."""
+        return () if self.draining else (self._reader,)
+
+    def woken(self) -> None:
+        """Do nothing: only the serving loop reads orders."""
+
+    def ring(self) -> None:
+        """Tell every waiting connection; more than once changes nothing."""
+        if not self.draining:
+            self.draining = True
+            os.close(self._writer)

@@ -1,0 +1,68 @@
+"""A worker's post: what it is given at its fork, and the few words it says to the master."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from prefork.scoreboard import Field, Phase
+
+if TYPE_CHECKING:
+    import socket
+
+    from prefork.listener import Listener
+    from prefork.log import LogHandler
+    from prefork.scoreboard import Row, Scoreboard
+    from prefork.service import Service
+    from prefork.settings import Settings
+
+READY: Final = b"ready\n"
+FAILED: Final = b"failed "
+
+_MAX_REASON: Final = 1024
+
+
+@dataclass(frozen=True)
+class Post:
+    """One worker's place: which slot of which generation, and everything it inherits.
+
+    `channel` is its end of a socket pair. It says "ready" or "failed REASON" there, and reads the end of file when the
+    master is gone. `service` is None when the worker is to import the target itself.
+    """
+
+    slot: int
+    generation: int
+    settings: Settings
+    service: Service | None
+    listeners: tuple[Listener, ...]
+    board: Scoreboard
+    row: Row
+    channel: socket.socket
+    log: LogHandler
+
+    def __str__(self) -> str:
+        return f"worker {self.slot} gen {self.generation} pid {os.getpid()}"
+
+    def say_ready(self) -> None:
+        """Tell the master, from inside the accept loop, that this worker serves."""
+        self.row.beat()
+        self.phase(Phase.ACCEPTING)
+        with contextlib.suppress(OSError):  # a master that is gone is noticed by its end of file
+            self.channel.send(READY)
+
+    def say_failed(self, reason: str) -> None:
+        """Tell the master why this worker will never be ready: one line."""
+        line = reason.replace("\n", " ").encode("utf-8", "backslashreplace")[:_MAX_REASON]
+        with contextlib.suppress(OSError):
+            self.channel.send(FAILED + line + b"\n")
+
+    def phase(self, phase: Phase) -> None:
+        """Write on the scoreboard what this worker does."""
+        self.row.cells[Field.PHASE] = phase
+
+    def drain_deadline(self) -> float:
+        """Return when a drain that begins now must end, on the monotonic clock."""
+        return time.monotonic() + self.settings.drain_timeout

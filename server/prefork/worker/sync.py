@@ -1,0 +1,122 @@
+"""The sync model: the chapter's own loop. One connection at a time: accept, serve, close, and accept again.
+
+A blocking accept(2) queues the workers in the kernel, first come, first served: the fairest share there is. The listener's
+receive timeout makes it return now and then, so that the worker can beat and hear its orders.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+from prefork.connection import edge
+from prefork.connection.blocking import BlockingConnection, serve as serve_one
+from prefork.log import LOGGER
+from prefork.scoreboard import Field, Phase
+from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
+from prefork.worker.boot import blocking_lifespan
+from prefork.worker.orders import Order, Orders
+
+if TYPE_CHECKING:
+    from prefork.service import Service
+    from prefork.worker.post import Post
+
+TICK: Final = 0.25
+"""Seconds between two looks at the orders of a worker that waits in accept(2)."""
+
+
+def serve(post: Post, service: Service) -> None:
+    """Serve until told to leave.
+
+    Raises:
+        TargetError: the service's lifespan could not be entered.
+    """
+    limits = edge.limits(post.settings)
+    with Orders(post) as orders, blocking_lifespan(service):
+        accept = _Accept(post, orders)
+        post.say_ready()
+        while True:
+            sock = accept.next()  # step 5: accept
+            if sock is None:
+                break
+            conn = BlockingConnection(sock, service.framing, limits, post.row, orders)
+            serve_one(conn, service)  # steps 6 and 7: serve, close
+            # step 8: back to accept
+        post.phase(Phase.DRAINING)
+        for listener in post.listeners:
+            listener.close()
+
+
+class _Accept:
+    """The next connection of a sync worker, or the end of its service."""
+
+    def __init__(self, post: Post, orders: Orders) -> None:
+        self._post = post
+        self._orders = orders
+        self._sockets = [listener.socket for listener in post.listeners]
+        self._deadline: float | None = None
+        if len(self._sockets) == 1:
+            # socket(7): a blocking accept returns EAGAIN after SO_RCVTIMEO
+            whole, part = divmod(TICK, 1)
+            timeval = struct.pack("ll", int(whole), int(part * 1e6))
+            self._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self._sockets[0].setblocking(True)
+
+    def next(self) -> socket.socket | None:
+        """Return the next connection; None when this worker is to leave."""
+        while True:
+            self._orders.woken()
+            order = self._orders.order
+            if order in {Order.RETIRE, Order.QUIT}:
+                return None
+            if order is Order.STOP:
+                return self._last()
+            if len(self._sockets) == 1:
+                sock = self._take(self._sockets[0])
+                if sock is not None:
+                    return sock
+            else:
+                sock = self._poll(TICK)
+                if sock is not None:
+                    return sock
+
+    def _last(self) -> socket.socket | None:
+        """Return what still waits in the queue, until it has stayed empty for a moment or the drain timeout has come."""
+        if self._deadline is None:
+            self._deadline = self._post.drain_deadline()
+        quiet = time.monotonic() + edge.QUIET
+        while time.monotonic() < self._deadline:
+            sock = self._poll(max(0.0, quiet - time.monotonic()))
+            if sock is not None or time.monotonic() >= quiet:
+                return sock
+        return None
+
+    def _poll(self, seconds: float) -> socket.socket | None:
+        poll = select.poll()
+        for listener in self._sockets:
+            poll.register(listener, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(seconds * 1000)}
+        for listener in self._sockets:
+            if listener.fileno() in ready:
+                sock = self._take(listener)
+                if sock is not None:
+                    return sock
+        return None
+
+    def _take(self, listener: socket.socket) -> socket.socket | None:
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno in CAPACITY:
+                LOGGER.warning("%s: cannot accept: %s", self._post, error.strerror)
+                time.sleep(PAUSE)
+            elif error.errno not in AGAIN:
+                raise
+            return None
+        cells = self._post.row.cells
+        cells[Field.ACCEPTED] += 1
+        cells[Field.CONNECTIONS] += 1
+        return sock
