@@ -1,0 +1,1 @@
+"""What system tests share: the real program as a process, and waiting by predicate."""
