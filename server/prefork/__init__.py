@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from prefork_wire import Decoder, Delimited, FixedSize, FrameError, Framing, LengthPrefixed, Lines, Netstring, Raw
-
     from prefork.connection import BlockingConnection, Connection, ConnectionEnded
     from prefork.service import Service, conversation, reply
+    from prefork_wire import Decoder, Delimited, FixedSize, FrameError, Framing, LengthPrefixed, Lines, Netstring, Raw
 
 _HOMES = {
     **dict.fromkeys(

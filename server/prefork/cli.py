@@ -159,7 +159,7 @@ def services(*, as_json: bool) -> None:
         click.echo(f"{row['name']:<9} {row['port']:>5}/tcp  {row['summary']}  ({row['source']})")
 
 
-# Commands to a running server. ------------------------------------------------------------------------------------------
+# Commands to a running server. ---------------------------------------------------------------------------------------
 
 _control = click.option(
     "--control", metavar="PATH", help="the server's control socket  [default: the one that runs here]"
@@ -179,21 +179,16 @@ def status(control: str | None, *, as_json: bool) -> None:
 
 
 def _status_text(reply: dict[str, Any]) -> str:
-    lines = [
-        f"prefork {reply['version']}  {reply['target']}  {reply['state']}  pid {reply['pid']}  "
-        f"generation {reply['generation']}  up {reply['uptime_s']:.0f} s"
-    ]
+    head = f"prefork {reply['version']}  {reply['target']}  {reply['state']}  pid {reply['pid']}"
+    lines = [f"{head}  generation {reply['generation']}  up {reply['uptime_s']:.0f} s"]
     for one in reply["listeners"]:
         queued = "" if one["queued"] is None else f"  {one['queued']} queued of {one['backlog']}"
         lines.append(f"  {one['address']}{queued}")
-    lines.append(
-        f"  {'slot':>4} {'pid':>8} {'gen':>4} {'state':<9}{'open':>7}{'accepted':>10}{'requests':>12}{'errors':>8}{'MiB':>7}{'age':>9}"
-    )
-    lines += [
-        f"  {w['slot']:>4} {w['pid']:>8} {w['generation']:>4} {w['state']:<9}{w['connections']:>7}{w['accepted']:>10}"
-        f"{w['requests']:>12}{w['errors']:>8}{w['rss_bytes'] / (1 << 20):>7.1f}{w['age_s']:>7.0f} s"
-        for w in reply["workers"]
-    ]
+    lines.append("  slot      pid  gen state       open  accepted    requests  errors    MiB      age")
+    for w in reply["workers"]:
+        who = f"  {w['slot']:>4} {w['pid']:>8} {w['generation']:>4} {w['state']:<9}"
+        did = f"{w['connections']:>7}{w['accepted']:>10}{w['requests']:>12}{w['errors']:>8}"
+        lines.append(f"{who}{did}{w['rss_bytes'] / (1 << 20):>7.1f}{w['age_s']:>7.0f} s")
     totals = reply["totals"]
     lines.append(
         f"  in all: {totals['accepted']} accepted, {totals['requests']} requests, {totals['errors']} errors, "
@@ -219,7 +214,7 @@ def stop(control: str | None, timeout: float, *, now: bool) -> None:
 @_control
 @_timeout
 def reload(control: str | None, timeout: float) -> None:
-    """Read settings and target anew, and replace the workers once the new ones are ready; on failure nothing changes."""
+    """Read settings and target anew and replace the workers once new ones are ready; on failure nothing changes."""
     from prefork.master.control import ask, find
 
     reply = ask(control or find(), timeout, command="reload")

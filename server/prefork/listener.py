@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from prefork_wire.address import Address
-
 from prefork.errors import AddressError
 from prefork.log import LOGGER
+from prefork_wire.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,7 +65,7 @@ class Listener:
             path, inode = self.unlink
             with contextlib.suppress(OSError):
                 if os.lstat(path).st_ino == inode:
-                    os.unlink(path)
+                    Path(path).unlink()
 
 
 def open_all(
@@ -185,7 +184,7 @@ def _remove_stale(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
         except OSError:
             return
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import mmap
 import time
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 ROWS: Final = 1024
 """Rows in the mapping: the most workers that can be alive at once, old generations included."""
@@ -88,25 +88,27 @@ class Row:
         return Reading(*self.cells[: len(Field)].tolist())
 
 
-class Reading(tuple[int, ...]):
-    """A copy of a row at one moment, by `Field`."""
+class Reading(NamedTuple):
+    """A copy of a row at one moment; in the order of `Field`, by which it can be indexed too."""
 
-    __slots__ = ()
-
-    def __new__(cls, *values: int) -> Reading:
-        """Hold `values` in the order of `Field`; missing ones are 0."""
-        return super().__new__(cls, (*values, *(0,) * (len(Field) - len(values))))
+    phase_code: int = 0
+    beat_ns: int = 0
+    connections: int = 0
+    accepted: int = 0
+    requests: int = 0
+    errors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
     @property
     def phase(self) -> Phase:
         """What the worker says of itself; a value nobody knows reads as BOOTING."""
-        value = self[Field.PHASE]
-        return Phase(value) if value in _PHASES else Phase.BOOTING
+        return Phase(self.phase_code) if self.phase_code in _PHASES else Phase.BOOTING
 
     @property
     def beat_s(self) -> float:
         """The last heartbeat, in seconds of the monotonic clock; 0.0 before the first."""
-        return self[Field.BEAT] / 1e9
+        return self.beat_ns / 1e9
 
 
 _PHASES = frozenset(Phase)

@@ -8,8 +8,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefork_wire.address import Address
-
 from prefork import __version__, environment, listener, log, services
 from prefork.errors import AddressError, SettingsError, TargetError
 from prefork.log import LOGGER
@@ -17,6 +15,8 @@ from prefork.master import control
 from prefork.master.loop import Master
 from prefork.service import import_target
 from prefork.settings import CONTROL_OFF
+from prefork.worker.post import Plan
+from prefork_wire.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     if settings.chdir is not None:
         os.chdir(settings.chdir)
     handler = _open_log(settings)
-    service = _load_early(settings)
+    plan = Plan(settings, _load_early(settings))
     inherited = environment.listen_fds()
     with _listening(settings, inherited) as listeners, _control(settings) as commands, _pidfile(settings.pidfile):
         where = ", ".join(one.address for one in listeners)
@@ -50,8 +50,8 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         )  # fmt: skip
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
-        with Master(settings, service, listeners, handler, commands) as master:
-            master.on_reload(reread)
+        with Master(plan, listeners, handler, commands) as master:
+            master.on_reload(lambda: _replan(plan, reread()))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
     return code
@@ -88,14 +88,26 @@ def _load_early(settings: Settings) -> Service | None:
     model = service.model(settings.model)
     if model == "async":
         with contextlib.suppress(ImportError):
-            import uvloop  # noqa: F401, PLC0415 - its pages are shared by all workers when it is here before the fork
+            import uvloop  # noqa: F401, PLC0415 - loaded before the fork, its pages are shared
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
         raise TargetError(
-            f"--preload: {settings.target} left threads running at import ({', '.join(others)}), which a fork would lose; "
+            f"--preload: {settings.target} left threads running at import ({', '.join(others)}), which a fork loses; "
             "start them in its lifespan, or drop --preload"
         )
     return service
+
+
+def _replan(first: Plan, settings: Settings) -> Plan:
+    """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
+    if first.settings.preload:
+        if settings.target != first.settings.target:
+            raise SettingsError(
+                [f"TARGET {settings.target!r}: a preloaded target cannot be changed by a reload; restart"]
+            )
+        LOGGER.warning("the target was preloaded: a reload cannot see changes of its code")
+        return Plan(settings, first.service)
+    return Plan(settings, _load_early(settings))
 
 
 def _addresses(settings: Settings, inherited: tuple[int, ...]) -> tuple[Address, ...]:

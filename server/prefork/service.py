@@ -1,4 +1,4 @@
-"""What a user writes: `@reply`, `@conversation`, `lifespan`, and how a target named on the command line becomes a service.
+"""What a user writes, `@reply`, `@conversation` and `lifespan`, and how a target on the command line becomes a service.
 
 It owns the description of a service and the import of a target. It never opens a socket and never runs a handler.
 """
@@ -19,10 +19,9 @@ from prefork.errors import TargetError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from prefork_wire import Framing
-
     from prefork.connection import BlockingConnection, Connection
     from prefork.settings import Model
+    from prefork_wire import Framing
 
     Reply = Callable[[bytes], bytes | None]
     AsyncReply = Callable[[bytes], Awaitable[bytes | None]]
@@ -81,7 +80,7 @@ class Service:
             return "async"
         if self.kind == "conversation":
             if wanted == "async":
-                raise TargetError(f"--model async: {self.name} is a `def`; use --model threads or write an `async def`")
+                raise TargetError(f"--model async: {self.name} is a `def`; use --model threads, or an `async def`")
             return wanted or "threads"
         return wanted or "async"
 
@@ -90,8 +89,8 @@ def reply(framing: Framing) -> Callable[[Reply | AsyncReply], Service]:
     """Make a service of a function from one frame to one frame: the fastest way.
 
     The function takes the frame (bytes) and returns the reply (bytes), or None for no reply. A `def` must not block: it
-    runs in the event loop of an async worker, or blocking with `--model sync` or `threads`. An `async def` may wait; the
-    replies of one connection keep their order.
+    runs in the event loop of an async worker, or blocking with `--model sync` or `threads`. An `async def` may wait;
+    the replies of one connection keep their order.
     """
     return lambda handler: Service("reply", handler, framing, _name(handler), inspect.iscoroutinefunction(handler))
 
@@ -99,8 +98,8 @@ def reply(framing: Framing) -> Callable[[Reply | AsyncReply], Service]:
 def conversation(framing: Framing) -> Callable[[Dialogue | BlockingDialogue], Service]:
     """Make a service of a dialogue: a function that is given one connection and returns when it is over.
 
-    An `async def` is given a `Connection` and runs in async workers; a `def` is given a `BlockingConnection` and runs in
-    threads (or sync) workers. What is not closed when it returns is closed in order.
+    An `async def` is given a `Connection` and runs in async workers; a `def` is given a `BlockingConnection` and runs
+    in threads (or sync) workers. What is not closed when it returns is closed in order.
     """
     return lambda handler: Service(
         "conversation", handler, framing, _name(handler), inspect.iscoroutinefunction(handler)

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from prefork_wire.address import Address, parse_address
-
 from prefork import environment
 from prefork.errors import SettingsError
 from prefork.log import FORMATS, LEVELS, Format, Level
+from prefork_wire.address import Address, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +69,7 @@ def _option(  # noqa: PLR0913 - keyword-only columns of a table
     )
 
 
-# The parsers: text in, value out, ValueError with the cure. ------------------------------------------------------------
+# The parsers: text in, value out, ValueError with the cure. ----------------------------------------------------------
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -190,7 +189,7 @@ class Settings:
     target: str = ""
 
     bind: tuple[Address, ...] = _option(
-        (), parse_address, "where to listen: HOST:PORT, [V6]:PORT, :PORT, HOST:SERVICE, unix:/path or fd://N; repeatable",
+        (), parse_address, "HOST:PORT, [V6]:PORT, :PORT, HOST:SERVICE, unix:/PATH or fd://N; repeatable",
         group="binding", metavar="ADDRESS", shown="loopback and the service's own port", many=True,
     )  # fmt: skip
     backlog: int = _option(
@@ -348,7 +347,7 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
     return settings if settings.workers else dataclasses.replace(settings, workers=usable_cpus())
 
 
-def _take(  # noqa: PLR0913 - one step of load(), apart for its length
+def _take(
     source: _Given, name: str, texts: Sequence[str], option: Option, values: dict[str, Any], faults: list[str]
 ) -> None:
     if option.many and source.name(name).startswith("PREFORK_"):

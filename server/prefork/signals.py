@@ -1,7 +1,7 @@
-"""Signals as bytes on a socket: a context manager that sets handlers and the wake-up descriptor, and puts back what it found.
+"""Signals as bytes on a socket: a context manager sets handlers and wake-up fd, and puts back what it found.
 
-It owns how signals are heard, for the master and for the workers without an event loop. What a signal means is a table
-in the file that acts on it. A handler here does nothing at all: the wake-up descriptor ends the wait, and the loop reads
+It owns how signals are heard, for the master and for workers without an event loop. What a signal means is a table in
+the file that acts on it. A handler here does nothing at all: the wake-up descriptor ends the wait, and the loop reads
 which signals came.
 """
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Self
 
-from prefork_wire import FrameError
-
 from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
+from prefork_wire import FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,7 +43,7 @@ class ReplyLink(Link):
         self._decoder.feed(data)
         self._answer()
 
-    def _answer(self) -> None:
+    def _answer(self) -> None:  # noqa: C901 - the fast path is one function
         take, handler, encode = self._take, self._handler, self._encode
         replies: list[bytes] = []
         count = size = 0
@@ -112,7 +111,7 @@ class Connection(Link):
     sent between two waits leaves in one write. `id` is unique in this worker, `peer` is the other side's address.
     """
 
-    __slots__ = ("_encode", "_handler", "_over", "_out", "_paused", "_room", "_scheduled", "_task", "_waiter")
+    __slots__ = ("_encode", "_handler", "_out", "_over", "_paused", "_room", "_scheduled", "_task", "_waiter")
 
     def __init__(self, hub: Hub, handler: Callable[[Connection], Awaitable[None]]) -> None:
         super().__init__(hub)

@@ -13,20 +13,18 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from prefork_wire import FrameError
-
 from prefork.connection import edge
 from prefork.connection.edge import LINGER, QUIET, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait
 from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
+from prefork_wire import FrameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from prefork_wire import Framing
-
     from prefork.scoreboard import Row
     from prefork.service import Service
+    from prefork_wire import Framing
 
 _ids = itertools.count(1)
 
@@ -59,7 +57,7 @@ class BlockingConnection:
     unique in this worker, `peer` is the other side's address.
     """
 
-    def __init__(  # noqa: PLR0913 - made in one place
+    def __init__(
         self, sock: socket.socket, framing: Framing, limits: tuple[float, ...], row: Row, wakes: Wakes
     ) -> None:
         sock.setblocking(False)
@@ -68,8 +66,9 @@ class BlockingConnection:
         self._cells = row.cells
         self._wakes = wakes
         self._over = ""
-        self._first = True
-        self.set_framing(framing)
+        self._first = True  # nothing has come yet
+        self._decoder = framing.decoder()
+        self._encode = framing.encode
         self.id = next(_ids)
         self.peer = edge.take_peer(sock)
         self._opened = time.monotonic()
@@ -123,7 +122,7 @@ class BlockingConnection:
 
     def set_framing(self, framing: Framing) -> None:
         """Read what comes next, bytes already here included, by another framing; send by it too."""
-        rest = b"" if self._first and not hasattr(self, "_decoder") else self._decoder.rest()
+        rest = self._decoder.rest()
         self._decoder = framing.decoder()
         self._encode = framing.encode
         self._decoder.feed(rest)
@@ -191,7 +190,7 @@ class BlockingConnection:
                 wait, since = Wait.FRAME, time.monotonic()
             data = self._receive(wait, since)
             if not data:
-                self._over = self._over or "the peer closed"
+                self._over = self._over or "the peer closed"  # type: ignore[redundant-expr] # _receive may have set it
                 return None
             self._first = False
             self._cells[Field.BYTES_IN] += len(data)
@@ -240,7 +239,7 @@ class BlockingConnection:
             raise ConnectionEnded(self._over) from error
 
     def _poll(self, events: int, deadline: float, *, wake: bool = False) -> bool:
-        """Wait for the socket until `deadline`; False when that has come, or when `wake` and the worker begins to drain."""
+        """Wait for the socket until `deadline`; False at that, or, if `wake`, when the worker begins to drain."""
         fd = self._socket.fileno()
         poll = select.poll()
         poll.register(fd, events)
@@ -284,9 +283,7 @@ def _answer(conn: BlockingConnection, handler: Callable[[bytes], bytes | None]) 
     while (frames := conn.take_ready()) is not None:
         answers: list[bytes] = []
         try:
-            for frame in frames:
-                if (answer := handler(frame)) is not None:
-                    answers.append(answer)
+            answers.extend(answer for frame in frames if (answer := handler(frame)) is not None)
         finally:  # what was answered before a failure is still sent
             if answers:
                 conn.send_all(answers)

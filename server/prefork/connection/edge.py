@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prefork.settings import Settings
 
 LINGER: Final = 2.0
-"""Seconds that a connection closed from here is read on until the peer closes too: close(2) with unread input resets."""
+"""Seconds that a connection closed from here is read on for the peer's close: close(2) with unread input resets."""
 
 QUIET: Final = 0.1
 """Seconds without traffic after which a draining worker takes an idle connection, or the accept queue, for done."""

@@ -21,10 +21,9 @@ from prefork.scoreboard import Field
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefork_wire import Decoder, Framing
-
     from prefork.scoreboard import Row
     from prefork.settings import Settings
+    from prefork_wire import Decoder, Framing
 
 _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ERRORS: Final = int(Field.ERRORS)

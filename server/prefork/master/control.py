@@ -20,7 +20,7 @@ from prefork import environment
 from prefork.errors import AddressError, ControlError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 MAX_REQUEST: Final = 4096
 REPLY_PATIENCE: Final = 0.5
@@ -88,10 +88,10 @@ class ControlSocket:
             AddressError: another server answers there, or the path cannot be made.
         """
         self.path = path
+        if _is_answered(path):
+            raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if _is_answered(path):
-                raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
             before = os.umask(0o177)  # never open to others, not even between bind and chmod
             try:
                 self._socket.bind(path)
@@ -103,9 +103,6 @@ class ControlSocket:
         except OSError as error:
             self._socket.close()
             raise AddressError(f"--control {path}: {error.strerror}; name a path that can be made, or off") from error
-        except AddressError:
-            self._socket.close()
-            raise
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -130,7 +127,7 @@ class ControlSocket:
         """Remove the path, if it is still the one made here."""
         with contextlib.suppress(OSError):
             if os.lstat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
+                Path(self.path).unlink()
 
 
 def _is_answered(path: str) -> bool:
@@ -145,13 +142,13 @@ def _is_answered(path: str) -> bool:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
             return False
         return True
 
 
 def _peer_uid(sock: socket.socket) -> int | None:
-    """Return the user at the other end (unix(7), SO_PEERCRED); None where that is not told: the file mode guards then."""
+    """Return the user at the other end (unix(7), SO_PEERCRED); None where that is not told and the mode must guard."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -207,7 +204,7 @@ def ask(path: str, timeout: float, **request: object) -> dict[str, Any]:
     return reply
 
 
-def conversation(path: str, timeout: float, **request: object) -> Iterator[dict[str, Any]]:
+def conversation(path: str, timeout: float, **request: object) -> Generator[dict[str, Any], None, None]:
     """Send one command and yield each answer, until the server closes: a stop closes when the server is gone.
 
     Raises:

@@ -18,14 +18,13 @@ from prefork import __version__
 from prefork.errors import ControlError, PreforkError
 from prefork.log import LOGGER
 from prefork.master import policy, process, status
-from prefork.master.control import Asker, ControlSocket
 from prefork.master.pool import Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
 from prefork.scoreboard import Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
 from prefork.worker import boot
-from prefork.worker.post import FAILED, READY, Post
+from prefork.worker.post import FAILED, READY, Plan, Post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
 
     from prefork.listener import Listener
     from prefork.log import LogHandler
-    from prefork.service import Service
-    from prefork.settings import Settings
+    from prefork.master.control import Asker, ControlSocket
 
 OVERSLEPT: Final = 2.0
 """Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
@@ -45,33 +43,31 @@ class Master:
 
     def __init__(
         self,
-        settings: Settings,
-        service: Service | None,
+        plan: Plan,
         listeners: list[Listener],
         log: LogHandler,
         control: ControlSocket | None,
     ) -> None:
-        self._settings = settings
-        self._service = service
+        self._plan = plan
         self._listeners = listeners
         self._log = log
         self._control = control
-        self._reread: Callable[[], Settings] = lambda: settings
+        self._replan: Callable[[], Plan] = lambda: plan
         self._board = Scoreboard()
-        self._pool = Pool(settings.workers, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
+        self._pool = Pool(plan.settings.workers, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
         self._channels: dict[int, socket.socket] = {}
         self._askers: set[Asker] = set()
         self._waiting: list[Asker] = []  # for the end of a reload
-        self._plans: dict[int, Settings] = {self._pool.generation: settings}
+        self._plans: dict[int, Plan] = {self._pool.generation: plan}
         self._totals = status.Totals()
         self._signals = SignalWatch(SIGNALS)
         self._selector = selectors.DefaultSelector()
         self._code: int | None = None
         self._started = self._woke = time.monotonic()
 
-    def on_reload(self, reread: Callable[[], Settings]) -> None:
-        """Set what gives the settings anew for a reload; it may raise `SettingsError`."""
-        self._reread = reread
+    def on_reload(self, replan: Callable[[], Plan]) -> None:
+        """Set what gives the plan of a new generation, from settings read anew; it may raise a `PreforkError`."""
+        self._replan = replan
 
     def __enter__(self) -> Self:
         """Hear signals and commands."""
@@ -88,8 +84,10 @@ class Master:
         for worker in self._pool:
             process.send(worker.pid, signal.SIGKILL)
         self._selector.close()
-        for thing in [*self._askers, *self._channels.values()]:
-            thing.close()
+        for asker in self._askers:
+            asker.close()
+        for channel in self._channels.values():
+            channel.close()
         if self._control is not None:
             self._control.close()
             self._control.unlink()
@@ -153,7 +151,9 @@ class Master:
             case Intent.REOPEN_LOGS:
                 self.reopen_logs()
             case Intent.MORE:
-                self.scale(min(MAX_WORKERS, self._pool.target + 1) if self._pool.target else self._settings.workers)
+                self.scale(
+                    min(MAX_WORKERS, self._pool.target + 1) if self._pool.target else self._plan.settings.workers
+                )
             case Intent.FEWER:
                 self.scale(max(1, self._pool.target - 1))
             case Intent.DRAIN:
@@ -262,7 +262,7 @@ class Master:
             "state": status.state_of(self._pool),
             "version": __version__,
             "pid": os.getpid(),
-            "target": self._settings.target,
+            "target": self._plan.settings.target,
             "generation": self._pool.generation,
             "uptime_s": round(now - self._started, 3),
             "listeners": status.listeners(self._listeners),
@@ -272,7 +272,7 @@ class Master:
 
     def stop(self, *, now: bool) -> None:
         """Stop: gracefully after the stop delay, or now."""
-        at = time.monotonic() + (0.0 if now else self._settings.stop_delay)
+        at = time.monotonic() + (0.0 if now else self._plan.settings.stop_delay)
         before = self._pool.stop
         if before is not None and (before.signal is signal.SIGQUIT or not now):
             return
@@ -290,7 +290,7 @@ class Master:
         try:
             self._log.reopen()
         except OSError as error:
-            LOGGER.error("cannot reopen the log: %s", error.strerror)  # noqa: TRY400 - no traceback for a full disk
+            LOGGER.error("cannot reopen the log: %s", error.strerror)
         for worker in self._pool:
             if worker.state is not State.STARTING:  # it opened the file by itself just now, or inherits this one
                 process.send(worker.pid, signal.SIGUSR1)
@@ -310,16 +310,16 @@ class Master:
         if asker is not None:
             self._waiting.append(asker)
         try:
-            settings = self._reread()
+            plan = self._replan()
         except PreforkError as error:
             why = "; ".join(str(error).splitlines())
-            LOGGER.error("reload refused, nothing has changed: %s", why)  # noqa: TRY400 - a user's mistake
+            LOGGER.error("reload refused, nothing has changed: %s", why)
             self._end_reload(error=why)
             return
         generation = self._pool.try_generation()
-        self._plans[generation] = settings
+        self._plans[generation] = plan
         if self._pool.target == 0:
-            self._pool.target = settings.workers
+            self._pool.target = plan.settings.workers
         LOGGER.info("reloading: trying generation %d", generation)
 
     def _end_reload(self, **answer: object) -> None:
@@ -357,41 +357,38 @@ class Master:
                 assert_never(action)
 
     def _promote(self, generation: int) -> None:
-        before, self._settings = self._settings, self._plans[generation]
-        if self._settings.workers != before.workers:
-            self._pool.target = self._settings.workers
+        before, self._plan = self._plan.settings, self._plans[generation]
+        if self._plan.settings.workers != before.workers:
+            self._pool.target = self._plan.settings.workers
+        self._plans = {generation: self._plan}
         self._pool.settle(generation)
         LOGGER.info("reloaded: generation %d serves", generation)
         self._end_reload(ok=True, generation=generation)
 
     def _spawn(self, slot: int, generation: int, now: float) -> None:
         row = self._pool.free_row()
-        settings = self._plans[generation]
+        plan = self._plans[generation]
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
         self._board.row(row).clear()
         self._board.set_used(max(row + 1, *(w.row + 1 for w in self._pool), 0))
-        post = Post(
-            slot, generation, settings, self._service, tuple(self._listeners), self._board, self._board.row(row), theirs,
-            self._log,
-        )  # fmt: skip
-        inherited = [self._signals, self._selector, ours, *self._channels.values(), *self._askers]
-        if self._control is not None:
-            inherited.append(self._control)
+        board, cells = self._board, self._board.row(row)
+        post = Post(slot, generation, plan, tuple(self._listeners), board, cells, theirs, self._log)
+        inherited: list[process.Closeable] = [self._signals, self._selector, ours, *self._channels.values()]
+        inherited += [*self._askers, *([self._control] if self._control else [])]
         try:
             pid = process.fork(lambda: boot.run(post), inherited)
         except OSError as error:
-            LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)  # noqa: TRY400 - the kernel's no
+            LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
             self._pool.fork_failed(slot, now)
             ours.close()
             return
         finally:
             theirs.close()
         # the deadline counts from before the fork: a child that never runs is overdue too
-        worker = Worker(
-            slot, generation, pid, row, settings, started=now, deadline=now + settings.boot_timeout, beat=now
-        )
+        deadline = now + plan.settings.boot_timeout
+        worker = Worker(slot, generation, pid, row, plan.settings, started=now, deadline=deadline, beat=now)
         self._pool.workers[pid] = worker
         self._channels[pid] = ours
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_channel(worker))

@@ -211,7 +211,7 @@ class Pool:
         return min(MAX_BACKOFF, 2.0 ** min(failures - 2, 10)) * self.jitter()
 
     def forgive(self, seconds: float, now: float) -> None:
-        """Give every worker the time that the master itself has overslept: nobody is judged by a clock that stood still."""
+        """Give every worker the time that the master has overslept: nobody is judged by a clock that stood still."""
         for worker in self:
             worker.deadline += seconds
             worker.beat = now

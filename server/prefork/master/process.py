@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -46,7 +47,7 @@ def fork(child: Callable[[], int], not_its_own: Iterable[Closeable]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _be_child(child: Callable[[], int], not_its_own: Iterable[Closeable], mask: set[signal.Signals]) -> NoReturn:
+def _be_child(child: Callable[[], int], not_its_own: Iterable[Closeable], mask: Iterable[int]) -> NoReturn:
     code = CRASHED
     try:
         forget_inherited()
@@ -56,7 +57,7 @@ def _be_child(child: Callable[[], int], not_its_own: Iterable[Closeable], mask: 
         code = child()
     except SystemExit as error:  # the service called exit(): its code, as a program's own would be
         code = error.code if isinstance(error.code, int) else CRASHED
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child never returns into its parent's code
         LOGGER.exception("worker pid %d crashed", os.getpid())
     finally:
         try:
@@ -84,10 +85,8 @@ def reap() -> Iterator[tuple[int, int]]:
 
 def send(pid: int, number: signal.Signals) -> None:
     """Send a signal to a child that has not been reaped: its pid cannot have become somebody else's."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # a zombie; the reaping will tell
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # a zombie; the reaping will tell
 
 
 def how_it_ended(status: int) -> str:

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from prefork_wire import Lines
-
 from prefork.connection.aio import Connection  # noqa: TC001 - part of the signature users read
 from prefork.service import conversation
+from prefork_wire import Lines
 
 
 @conversation(Lines())

@@ -7,10 +7,9 @@ import random
 import time as clock
 from typing import Final
 
-from prefork_wire import Raw
-
 from prefork.connection.aio import Connection  # noqa: TC001 - part of the signature users read
 from prefork.service import conversation, reply
+from prefork_wire import Raw
 
 _SECONDS_1900_TO_1970: Final = 2_208_988_800  # RFC 868
 _PRINTABLE: Final = bytes(range(32, 127))

@@ -1,7 +1,7 @@
 """Step 5, accept: what each failure of accept(2) means, and which worker's turn it is.
 
-All workers accept on the same socket. Left alone the kernel gives nearly everything to the worker that slept last, so an
-async worker that holds more connections than the least loaded one steps back for a few milliseconds: long enough for
+All workers accept on the same socket. Left alone the kernel gives nearly all to the worker that slept last, so an async
+worker that holds more connections than the least loaded one steps back for a few milliseconds: long enough for
 another to wake, short enough that no client notices. This file only accepts; it never reads a client's byte.
 """
 

@@ -34,7 +34,7 @@ def run(post: Post) -> int:
     faulthandler.enable(post.log.fd, all_threads=True)
     try:
         _become(post.settings)
-        service = post.service or import_target(post.settings.target)
+        service = post.plan.service or import_target(post.settings.target)
         model = service.model(post.settings.model)
         if model == "async":
             from prefork.worker.aio import serve  # noqa: PLC0415 - each worker loads its own model alone

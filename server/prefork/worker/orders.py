@@ -45,7 +45,7 @@ def reopen_log(post: Post) -> None:
     try:
         post.log.reopen()
     except OSError as error:
-        LOGGER.error("%s: cannot reopen the log: %s", post, error.strerror)  # noqa: TRY400 - no traceback for a full disk
+        LOGGER.error("%s: cannot reopen the log: %s", post, error.strerror)
 
 
 class Orders:

@@ -26,22 +26,34 @@ _MAX_REASON: Final = 1024
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a generation of workers runs. `service` is None when each worker is to import the target itself."""
+
+    settings: Settings
+    service: Service | None
+
+
+@dataclass(frozen=True)
 class Post:
     """One worker's place: which slot of which generation, and everything it inherits.
 
     `channel` is its end of a socket pair. It says "ready" or "failed REASON" there, and reads the end of file when the
-    master is gone. `service` is None when the worker is to import the target itself.
+    master is gone.
     """
 
     slot: int
     generation: int
-    settings: Settings
-    service: Service | None
+    plan: Plan
     listeners: tuple[Listener, ...]
     board: Scoreboard
     row: Row
     channel: socket.socket
     log: LogHandler
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this worker's generation."""
+        return self.plan.settings
 
     def __str__(self) -> str:
         return f"worker {self.slot} gen {self.generation} pid {os.getpid()}"

@@ -1,7 +1,7 @@
 """The sync model: the chapter's own loop. One connection at a time: accept, serve, close, and accept again.
 
-A blocking accept(2) queues the workers in the kernel, first come, first served: the fairest share there is. The listener's
-receive timeout makes it return now and then, so that the worker can beat and hear its orders.
+A blocking accept(2) queues the workers in the kernel, first come, first served: the fairest share there is. The
+listener's receive timeout makes it return now and then, so that the worker can beat and hear its orders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
-from prefork.connection.blocking import BlockingConnection, serve as serve_one
+from prefork.connection.blocking import BlockingConnection
+from prefork.connection.blocking import serve as serve_one
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
@@ -84,7 +85,7 @@ class _Accept:
                     return sock
 
     def _last(self) -> socket.socket | None:
-        """Return what still waits in the queue, until it has stayed empty for a moment or the drain timeout has come."""
+        """Return what still waits in the queue, until it has stayed empty for a moment or the drain has timed out."""
         if self._deadline is None:
             self._deadline = self._post.drain_deadline()
         quiet = time.monotonic() + edge.QUIET

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
-from prefork.connection.blocking import BlockingConnection, serve as serve_one
+from prefork.connection.blocking import BlockingConnection
+from prefork.connection.blocking import serve as serve_one
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
@@ -58,7 +59,7 @@ class _Loop:
         self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="serve")
         self._busy: set[Future[None]] = set()
         self._freed, self._free = os.pipe()  # a serving thread writes a byte when it is done
-        os.set_blocking(self._freed, False)  # noqa: FBT003 - the name of the os function says it
+        os.set_blocking(self._freed, False)
         self._sockets = {listener.socket.fileno(): listener.socket for listener in post.listeners}
         self._poll = select.epoll()
         for fd in (*orders.fds, self._freed):
