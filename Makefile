@@ -1,0 +1,57 @@
+# Everything a person or CI does here. `make` alone lists the targets; each sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := client server loadtest tests examples docs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format coverage up down lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt client/pyproject.toml server/pyproject.toml loadtest/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: needs Python 3.11 or newer; set PYTHON=" >&2; exit 2; }
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client -e server -e loadtest
+	@touch $@
+
+demo: $(READY) ## a server, a load test, a worker killed in the middle, and the verdict, in a minute
+	$(BIN)/prefork-loadtest demo
+
+test: $(READY) ## all tests; those with Docker are skipped, with a reason, where there is no engine
+	$(BIN)/pytest $(ARGS)
+
+check: $(READY) ## the one gate: lint, format, types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+
+format: $(READY) ## put the code in its form
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+coverage: $(READY) ## tests without Docker, with coverage of this process and of every process the tests start
+	$(BIN)/coverage erase
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/coverage run -m pytest -m 'not docker' $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+up: ## the whole of it in Docker: the server, and Locust at http://localhost:8089
+	docker compose up --build
+
+down: ## and down again
+	docker compose --profile ci down --volumes --remove-orphans
+
+lock: $(READY) ## lock the versions anew
+	$(BIN)/pip install --quiet uv
+	for name in build server loadtest dev; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    requirements/$$name.in -o requirements/$$name.txt; done
+
+clean: ## remove what was made
+	rm -rf $(VENV) reports build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
