@@ -1,0 +1,218 @@
+"""The command line of the load kit: `list`, `run`, `verdict`, `demo`.
+
+It checks what was asked before anything heavy is imported, prints, and turns the verdict into the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from prefork_loadtest import __version__, gates
+from prefork_loadtest.ledger import PHASES
+from prefork_loadtest.plan import Plan, PlanError
+from prefork_loadtest.scenarios import SCENARIOS
+from prefork_loadtest.verdict import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from prefork_loadtest.record import Record
+    from prefork_loadtest.scenarios import Scenario
+
+ENVIRONMENT = "PREFORK_LOADTEST"
+OFF = "off"
+MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_400.0
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+def _positive(most: float) -> click.FloatRange:
+    return click.FloatRange(0, most, min_open=True)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        code = commands.main(standalone_mode=False, prog_name="prefork-loadtest")
+    except click.ClickException as error:
+        refuse(error.format_message())
+    except click.Abort:
+        code = Code.INVALID
+    sys.exit(int(code or 0))
+
+
+def refuse(message: str) -> NoReturn:
+    """Say in one line what is wrong with the call, and exit with the code for usage."""
+    click.echo(f"prefork-loadtest: {' '.join(message.split())}", err=True)
+    sys.exit(Code.USAGE)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="prefork-loadtest")
+def commands() -> None:
+    """Load tests for framed TCP, with a verdict as the exit code.
+
+    \b
+    0  every gate held             3  wrong answers
+    1  a gate did not hold         4  the run is invalid: it proves nothing
+    2  usage                       5  the server was never reached
+    """
+
+
+@commands.command("list")
+def list_scenarios() -> None:
+    """Scenarios, one line each."""
+    for scenario in SCENARIOS.values():
+        click.echo(f"{scenario.name:<10} {scenario.summary}")
+
+
+def _target(_: click.Context, __: click.Parameter, value: str) -> str:
+    from prefork_wire import parse_address
+
+    try:
+        address = parse_address(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if address.kind == "fd" or (address.kind == "tcp" and address.port == 0):
+        raise click.BadParameter(f"{value!r} is nothing to connect to; write tcp://HOST:PORT")
+    return value
+
+
+def _bind(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:  # noqa: PLR2004 - ports
+        raise click.BadParameter(f"{value!r}: write HOST:PORT, such as 0.0.0.0:5557")
+    return host, int(port)
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401 - whatever click takes
+    """An option that the environment can give too, as PREFORK_LOADTEST_ and its name."""
+    variable = names[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=f"{ENVIRONMENT}_{variable}", show_envvar=True, **settings)
+
+
+@commands.command(context_settings={"show_default": True})
+@click.argument("scenario", type=click.Choice(sorted(SCENARIOS)), metavar="SCENARIO")
+@_option("--host", default="tcp://127.0.0.1:7", callback=_target, help="The server.")
+@_option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
+@_option("--rate", type=_positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
+@_option("--duration", type=_positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
+@_option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
+@_option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
+@_option("--bind", default="127.0.0.1:5557", callback=_bind, help="Where external workers connect.")
+@_option("--wait", type=click.FloatRange(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
+@_option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
+@_option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
+@_option("--kill-worker-at", metavar="S", type=click.FloatRange(0, MOST_SECONDS), help="Kill -9 a server worker then.")
+@_option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
+def run(*, scenario: str, report: str | None, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
+    """Run a scenario; the exit code is the verdict."""
+    plan = _plan(SCENARIOS[scenario], asked)
+    folder = _folder(report or f"reports/{scenario}")
+    from prefork_loadtest import engine
+
+    return conclude(engine.run(plan, _say), folder, as_json=as_json)
+
+
+def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
+    """The plan of what was asked, the scenario's own figures where nothing was.
+
+    Raises:
+        click.UsageError: it cannot be run.
+    """
+    try:
+        plan = Plan(
+            scenario=scenario,
+            host=asked["host"],
+            users=asked["users"] or scenario.users,
+            rate=asked["rate"] or scenario.rate,
+            duration_s=asked["duration"] or scenario.duration_s,
+            workers=asked["workers"],
+            external_workers=asked["external_workers"],
+            bind=asked["bind"],
+            wait_s=asked["wait"],
+            control=Path(asked["control"]) if asked["control"] else None,
+            kill_at_s=asked["kill_worker_at"],
+            own_gates=gates.load(Path(asked["gates"]), PHASES) if asked["gates"] else (),
+        )
+        plan.check()
+    except (PlanError, gates.GateError) as error:
+        raise click.UsageError(str(error)) from error
+    return plan
+
+
+def _folder(report: str) -> Path | None:
+    """The folder of the report, made now: a run whose report cannot be written is refused before it starts."""
+    if report == OFF:
+        return None
+    folder = Path(report)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(f"--report {report!r}: {error.strerror}; name a folder, or 'off'") from error
+    return folder
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
+    """Judge a record, write its report, print the verdict and return the exit code."""
+    from prefork_loadtest import report, summary
+
+    verdict = record.verdict()
+    written = report.write(record, verdict, folder) if folder else None
+    if as_json:
+        click.echo(json.dumps(report.table(record, verdict), indent=2))
+    else:
+        click.echo("\n".join(summary.lines(record, verdict)))
+        if written is not None:
+            click.echo(f"report  {written}")
+    return verdict.code
+
+
+@commands.command()
+@click.argument("report", metavar="REPORT", type=click.Path(path_type=Path))
+@click.option("--gates", "gates_file", metavar="FILE", help="A TOML file whose gates replace the run's own.")
+def verdict(report: Path, gates_file: str | None) -> int:
+    """Judge a finished run again, from its report.json (or the folder that holds it)."""
+    from prefork_loadtest import record, summary
+
+    path = report / "report.json" if report.is_dir() else report
+    try:
+        found = record.load(path)
+        judged = found.verdict(gates.load(Path(gates_file), PHASES) if gates_file else None)
+    except OSError as error:
+        raise click.UsageError(f"report {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise click.UsageError(f"report {str(path)!r}: {error}") from error
+    click.echo("\n".join(summary.lines(found, judged)))
+    return judged.code
+
+
+@commands.command()
+@_option("--report", metavar="DIR", default="reports/demo", show_default=True, help="Where to write the report.")
+def demo(report: str) -> int:
+    """Start a server with two workers, load it, kill one of them in the middle, and judge."""
+    folder = _folder(report)
+    from prefork_loadtest import demo
+
+    if folder is None:
+        raise click.UsageError("--report 'off': the demo shows its report; name a folder")
+    try:
+        record = demo.run(folder / "server.log", _say)
+    except demo.DemoFailed as error:
+        click.echo(f"prefork-loadtest: {error}", err=True)
+        return Code.NEVER_REACHED
+    return conclude(record, folder, as_json=False)

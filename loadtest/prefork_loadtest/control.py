@@ -1,0 +1,98 @@
+"""The server's control socket, as the load kit reads it: one line asked, one line of JSON answered.
+
+It trusts nothing: a server that answers something else is a `ControlError` in one line. It sends no command but `status`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEADLINE_S = 2.0
+_MOST_BYTES = 1 << 20
+
+
+class ControlError(Exception):
+    """The control socket could not be asked, or what it said makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker of the server, as its status tells. Counters are since the worker's start."""
+
+    slot: int
+    pid: int
+    generation: int
+    state: str
+    connections: int
+    accepted: int
+    requests: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The part of the status that a load test reads."""
+
+    state: str
+    version: str
+    addresses: tuple[str, ...]
+    workers: tuple[Worker, ...]
+
+    def in_slot(self, slot: int) -> Worker | None:
+        """The serving worker of a slot, or None while there is none."""
+        serving = (worker for worker in self.workers if worker.slot == slot and worker.state == "serving")
+        return max(serving, key=lambda worker: worker.generation, default=None)
+
+
+def ask(path: Path, deadline_s: float = DEADLINE_S) -> Status:
+    """The status of the server behind the control socket at `path`.
+
+    Raises:
+        ControlError: nobody answers there within `deadline_s` seconds, or not with a status.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(deadline_s)
+            sock.connect(str(path))
+            sock.sendall(b'{"command":"status"}\n')
+            line = _line(sock)
+    except OSError as error:
+        raise ControlError(f"control socket {str(path)!r}: {error.strerror or 'no answer in time'}") from error
+    try:
+        return _status(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ControlError(f"control socket {str(path)!r}: the answer is not a status") from error
+
+
+def _line(sock: socket.socket) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) <= _MOST_BYTES:
+        piece = sock.recv(65536)
+        if not piece:
+            break
+        line += piece
+    return bytes(line)
+
+
+def _status(table: dict[str, Any]) -> Status:
+    workers = tuple(
+        Worker(
+            slot=int(row["slot"]),
+            pid=int(row["pid"]),
+            generation=int(row["generation"]),
+            state=str(row["state"]),
+            connections=int(row["connections"]),
+            accepted=int(row["accepted"]),
+            requests=int(row["requests"]),
+            errors=int(row["errors"]),
+        )
+        for row in table["workers"]
+    )
+    addresses = tuple(str(listener["address"]) for listener in table["listeners"])
+    return Status(str(table["state"]), str(table["version"]), addresses, workers)

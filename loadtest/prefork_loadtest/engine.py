@@ -1,0 +1,283 @@
+"""One run from its first look at the server to its record: ramp, steady load, faults, drain.
+
+It owns the stages and their deadlines. What it sees goes into the record; it judges nothing. Whatever breaks off a run
+leaves `finished` false in the record, and no verdict on such a record can be "passed".
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import gevent
+from locust import events
+from locust.argument_parser import get_parser
+from locust.env import Environment
+from locust.runners import STATE_MISSING, MasterRunner
+from prefork_client import Client, ClientError
+
+from prefork_loadtest import control, machine
+from prefork_loadtest.balance import Balance
+from prefork_loadtest.collector import DRAIN_S, Collector, install
+from prefork_loadtest.entry import USERS
+from prefork_loadtest.faults import KillWorker, Mark
+from prefork_loadtest.ledger import DRAIN, KILL, RAMP, STEADY
+from prefork_loadtest.options import UserOptions
+from prefork_loadtest.plan import CONTROL_INTERVAL_S
+from prefork_loadtest.progress import Progress
+from prefork_loadtest.record import Record, Span
+from prefork_loadtest.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prefork_loadtest.plan import Plan
+
+TICK_S = 0.05
+START_S = 60.0
+"""Seconds in which the load workers must have come, and all users must run."""
+SPAWN_RATE = 100.0
+"""Users per second: Locust warns above this, for each of its processes."""
+
+_log = logging.getLogger(__name__)
+
+
+class RunBroken(Exception):  # noqa: N818 - a stage says so to end the run; the text is the reason in the verdict
+    """The run cannot go on; what it has is kept."""
+
+
+def run(plan: Plan, say: Callable[[str], None]) -> Record:
+    """Carry out a plan and return the record of it.
+
+    Args:
+        plan: what to do, already checked.
+        say: takes one line of progress at a time.
+    """
+    record = Record(
+        scenario=plan.scenario.name,
+        target=plan.host,
+        started_at=time.time(),
+        settings=plan.settings(),
+        machine=machine.describe(),
+        gates=[gate.text for gate in plan.gates],
+        least_requests=plan.least_requests,
+    )
+    with _interruptions() as interrupted:
+        try:
+            Run(plan, record, say, interrupted).carry_out()
+        except RunBroken as reason:
+            record.troubles.append(str(reason))
+        except Exception as error:
+            _log.exception("the load kit itself broke")
+            record.troubles.append(f"the load kit itself broke: {type(error).__name__}")
+        record.interrupted = bool(interrupted)
+    return record
+
+
+@contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """Collect INT and TERM in a list instead of dying of them; a second one ends the process as it would have."""
+    seen: list[int] = []
+    handlers = []
+
+    def note(number: int) -> None:
+        seen.append(number)
+        for handler in handlers:
+            handler.cancel()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+
+    handlers += [gevent.signal_handler(number, note, number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield seen
+    finally:
+        for handler in handlers:
+            handler.cancel()
+
+
+class Run:
+    """The stages of one run. Each may raise `RunBroken`; the drain comes after all of them, whatever happened."""
+
+    def __init__(self, plan: Plan, record: Record, say: Callable[[str], None], interrupted: list[int]) -> None:
+        self._plan = plan
+        self._record = record
+        self._say = say
+        self._interrupted = interrupted
+        self._balance = Balance()
+        self._workers = Workers(0, 0)
+        self._start = time.monotonic()
+        self._looked_at = 0.0
+        self._kill = KillWorker(plan.control, plan.kill_at_s) if plan.control and plan.kill_at_s is not None else None
+
+    def carry_out(self) -> None:
+        """The whole run."""
+        if not self._reach():
+            return
+        self._look(must=True)
+        with ExitStack() as stack:
+            environment = self._environment()
+            collector = self._prepare(environment, stack)
+            try:
+                self._ramp(environment, collector)
+                self._steady(collector)
+            finally:
+                self._drain(collector)
+        self._record.finished = not self._interrupted
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    def _mark(self, text: str) -> None:
+        self._record.marks.append(Mark(self._elapsed, text))
+        self._say(f"{self._elapsed:6.1f} s  {text}")
+
+    def _reach(self) -> bool:
+        """Wait for the server's first connection."""
+        deadline = time.monotonic() + self._plan.wait_s
+        while True:
+            try:
+                with Client(self._plan.host, connect_timeout=max(0.1, deadline - time.monotonic())):
+                    return True
+            except ClientError as error:
+                if time.monotonic() >= deadline or self._interrupted:
+                    self._record.troubles.append(str(error))
+                    return False
+            time.sleep(0.1)
+
+    def _environment(self) -> Environment:
+        plan = self._plan
+        crews = plan.scenario.crew_sizes(plan.users)
+        for name, size in crews.items():
+            USERS[name].fixed_count = size
+        # No configuration file and no LOCUST_* variable has a say: the scenario and the command line are the settings.
+        parser = get_parser(default_config_files=[])
+        arguments = ["--headless", *UserOptions(user_rate=plan.user_rate).arguments()]
+        return Environment(
+            user_classes=[USERS[name] for name in crews],
+            events=events,
+            host=plan.host,
+            stop_timeout=DRAIN_S,
+            parsed_options=parser.parse_args(arguments, env_vars={}),
+        )
+
+    def _prepare(self, environment: Environment, stack: ExitStack) -> Collector:
+        """Make the runner and have its workers connected."""
+        plan = self._plan
+        if not plan.workers and not plan.external_workers:
+            environment.create_local_runner()
+            return install(environment)
+        host, port = plan.bind if plan.external_workers else ("127.0.0.1", 0)
+        runner = environment.create_master_runner(host, port)
+        collector = install(environment)
+        self._workers = stack.enter_context(Workers(plan.workers, runner.server.port))
+        number = plan.workers or plan.external_workers
+        self._await(lambda: len(runner.clients.ready) >= number, f"{number} load workers did not come")
+        self._say(f"{number} load workers connected")
+        return collector
+
+    def _await(self, predicate: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + START_S
+        while not predicate():
+            if self._interrupted:
+                raise RunBroken("interrupted before the load was complete")
+            if time.monotonic() >= deadline:
+                raise RunBroken(f"{otherwise} within {START_S:g} s")
+            time.sleep(TICK_S)
+
+    def _enter(self, collector: Collector, phase: str) -> None:
+        """Close the span of one phase and begin the next."""
+        spans = self._record.spans
+        if spans:
+            spans[-1].end_s = self._elapsed
+        if not collector.enter(phase):
+            raise RunBroken("a load worker was lost: it did not follow into the next phase")
+        spans.append(Span(phase, self._elapsed, self._elapsed))
+
+    def _ramp(self, environment: Environment, collector: Collector) -> None:
+        """Start all users."""
+        plan = self._plan
+        runner = collector.runner
+        complete: list[int] = []
+        environment.events.spawning_complete.add_listener(lambda user_count, **_: complete.append(user_count))
+        self._record.started_at, self._start = time.time(), time.monotonic()
+        self._record.spans.append(Span(RAMP, 0.0, 0.0))
+        self._say(f"{plan.users} users on {plan.host} for {plan.duration_s:g} s")
+        runner.start(plan.users, min(SPAWN_RATE * max(1, plan.workers or plan.external_workers), plan.users))
+        self._await(lambda: sum(complete[-1:]) >= plan.users, "the users did not all start")
+
+    def _steady(self, collector: Collector) -> None:
+        """The load, complete: look, strike and report until the time is over or somebody interrupts."""
+        self._enter(collector, STEADY)
+        progress = Progress(collector.ledger, self._plan.users, self._say)
+        begin = self._elapsed
+        while self._elapsed - begin < self._plan.duration_s and not self._interrupted:
+            time.sleep(TICK_S)
+            self._check_load(collector)
+            self._look()
+            progress.tick(self._elapsed)
+            if self._kill is not None and self._elapsed - begin >= self._kill.at_s:
+                self._strike(collector, self._kill)
+
+    def _check_load(self, collector: Collector) -> None:
+        """Fail as soon as a load worker is gone: from then on the load is not what was asked for."""
+        runner = collector.runner
+        if not isinstance(runner, MasterRunner):
+            return
+        present = sum(client.state != STATE_MISSING for client in runner.clients.values())
+        if self._workers.lost() or present < (self._plan.workers or self._plan.external_workers):
+            raise RunBroken("a load worker was lost in the middle of the run")
+
+    def _look(self, *, must: bool = False) -> None:
+        """Read the server's status, now and then."""
+        if self._plan.control is None or self._elapsed - self._looked_at < CONTROL_INTERVAL_S and not must:
+            return
+        self._looked_at = self._elapsed
+        try:
+            self._balance.see(control.ask(self._plan.control))
+        except control.ControlError as error:
+            raise RunBroken(str(error)) from error
+
+    def _strike(self, collector: Collector, kill: KillWorker) -> None:
+        """Kill a worker in a phase of its own, and stay in that phase until it is replaced and settled."""
+        try:
+            if kill.victim is None:
+                self._enter(collector, KILL)
+                victim = kill.strike()
+                self._balance.note(victim)
+                held = f"it held {victim.connections} connections"
+                self._mark(f"kill -9 of worker {victim.slot} (pid {victim.pid}): {held}")
+            elif self._record.spans[-1].phase == KILL:
+                known = kill.replaced_s
+                over = kill.watch()
+                if known is None and kill.replaced_s is not None:
+                    self._mark(f"worker {kill.victim.slot} replaced after {kill.replaced_s:.2f} s")
+                if over:
+                    self._enter(collector, STEADY)
+        except control.ControlError as error:
+            raise RunBroken(f"the fault was not injected: {error}") from error
+
+    def _drain(self, collector: Collector) -> None:
+        """Let every user finish its request, take the last samples, and write down what was seen."""
+        record = self._record
+        if record.spans:
+            record.spans[-1].end_s = self._elapsed
+            record.spans.append(Span(DRAIN, self._elapsed, self._elapsed))
+        try:
+            collector.runner.quit()
+            self._look(must=True)
+        finally:
+            if record.spans:
+                record.spans[-1].end_s = self._elapsed
+            record.ledger = collector.ledger.encode()
+            record.reached = collector.ledger.connections > 0
+            record.troubles += collector.troubles()
+            record.shares = self._balance.shares()
+            record.load = collector.describe()
+            if self._kill is not None:
+                record.faults = {KILL: self._kill.figures()}
+                if self._kill.victim is None:
+                    record.troubles.append("the fault was not injected: the run ended before")

@@ -1,0 +1,77 @@
+"""What Locust's own command line loads: the users by name, their options, and the collector of their samples.
+
+`loadtest/locustfile.py` and the worker processes of `prefork-loadtest run --workers` both come here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from locust import events, stats
+
+from prefork_loadtest import options
+from prefork_loadtest.collector import install
+from prefork_loadtest.service_users import (
+    ChargenUser,
+    DaytimeUser,
+    DiscardUser,
+    GreetUser,
+    QotdUser,
+    TimeUser,
+)
+from prefork_loadtest.users import ChurnUser, EchoUser, OpenEchoUser
+
+if TYPE_CHECKING:
+    from locust.argument_parser import LocustArgumentParser
+    from locust.env import Environment
+
+__all__ = [
+    "USERS",
+    "ChargenUser",
+    "ChurnUser",
+    "DaytimeUser",
+    "DiscardUser",
+    "EchoUser",
+    "GreetUser",
+    "OpenEchoUser",
+    "QotdUser",
+    "TimeUser",
+]
+
+USERS = {
+    user.__name__: user
+    for user in (
+        EchoUser,
+        OpenEchoUser,
+        ChurnUser,
+        DiscardUser,
+        DaytimeUser,
+        TimeUser,
+        QotdUser,
+        ChargenUser,
+        GreetUser,
+    )
+}
+"""Every user by the name that scenarios and command lines call it."""
+
+
+def bucket(response_time: float) -> float:
+    """The key under which Locust counts a time in milliseconds: three significant digits, down to a microsecond.
+
+    Locust's own rounds to whole milliseconds, which makes one number of most answers on a fast network.
+    """
+    return float(f"{response_time:.3g}")
+
+
+# The function is a global of Locust's that is meant to be replaced; its console and CSV still cut to milliseconds.
+stats.bucket_response_time = bucket
+
+
+@events.init_command_line_parser.add_listener
+def _on_parser(parser: LocustArgumentParser, **_: Any) -> None:  # noqa: ANN401 - Locust passes what it likes
+    options.add_arguments(parser)
+
+
+@events.init.add_listener
+def _on_init(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above
+    install(environment)

@@ -1,0 +1,126 @@
+"""Gates: one comparison each, scoped by phase, such as `kill.failed <= kill.in_flight`.
+
+Pure: text and figures in, results out. A gate over a phase or a figure that the run does not have fails: what was not
+measured was not passed. The file is TOML with one key:
+
+    gates = ["steady.failed == 0", "kill.failed <= kill.in_flight", "steady.p99_us < 20000"]
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+RUN = "run"
+"""The phase that means all of them together."""
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+TIMES = tuple(
+    f"{percentile}{kind}_{unit}" for percentile in PERCENTILES for kind in ("", "_intended") for unit in ("us", "ms")
+)
+COUNTS = ("requests", "failed", "wrong", "reopened", "in_flight", "replaced_s", "rate", "failed_ratio")
+FIGURES = frozenset({*TIMES, *COUNTS})
+"""Every figure a gate may name. `in_flight` and `replaced_s` exist only where a fault was injected."""
+
+_GATE = re.compile(r"\s*(\w+)\.(\w+)\s*(==|!=|<=|>=|<|>)\s*(?:(\w+)\.([a-z]\w*)|(-?\d+(?:\.\d+)?))\s*")
+
+
+class GateError(ValueError):
+    """A gate that cannot be read. The text is one line that names the gate and the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One comparison of a figure with a number or with another figure."""
+
+    text: str
+    left: tuple[str, str]
+    operator: str
+    right: tuple[str, str] | float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a gate: `detail` has the figures as they were, in one line."""
+
+    gate: str
+    passed: bool
+    detail: str
+
+
+def parse(text: str, phases: tuple[str, ...]) -> Gate:
+    """The gate that `text` says.
+
+    Args:
+        text: `phase.figure OPERATOR number` or `phase.figure OPERATOR phase.figure`.
+        phases: the phases that exist; `run` always does.
+
+    Raises:
+        GateError: it says nothing, or names an unknown phase or figure.
+    """
+    match = _GATE.fullmatch(text)
+    if match is None:
+        raise GateError(f"gate {text!r}: write it as PHASE.FIGURE OPERATOR NUMBER, such as 'steady.failed == 0'")
+    phase, figure, comparison, other_phase, other_figure, number = match.groups()
+    left = _named(text, phase, figure, phases)
+    right = float(number) if number is not None else _named(text, other_phase, other_figure, phases)
+    return Gate(" ".join(text.split()), left, comparison, right)
+
+
+def _named(text: str, phase: str, figure: str, phases: tuple[str, ...]) -> tuple[str, str]:
+    if phase != RUN and phase not in phases:
+        raise GateError(f"gate {text!r}: no phase {phase!r}; there are {', '.join((*phases, RUN))}")
+    if figure not in FIGURES:
+        raise GateError(f"gate {text!r}: no figure {figure!r}; there are {', '.join(sorted(FIGURES))}")
+    return phase, figure
+
+
+def load(path: Path, phases: tuple[str, ...]) -> tuple[Gate, ...]:
+    """The gates of a TOML file.
+
+    Raises:
+        GateError: the file cannot be read, is not TOML, has no gates, or one of them cannot be read.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GateError(f"gates file {str(path)!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GateError(f"gates file {str(path)!r}: {error}") from error
+    gates = table.get("gates")
+    if set(table) != {"gates"} or not isinstance(gates, list) or not gates:
+        raise GateError(f"gates file {str(path)!r}: it has one key, gates = [...], with at least one gate")
+    return tuple(parse(gate if isinstance(gate, str) else repr(gate), phases) for gate in gates)
+
+
+def judge(gate: Gate, figures: Mapping[str, Mapping[str, float]]) -> Result:
+    """Hold a gate against the figures of a run, `{phase: {figure: value}}`. A missing figure fails."""
+    left = _value(gate.left, figures)
+    right = gate.right if isinstance(gate.right, float) else _value(gate.right, figures)
+    if left is None or right is None:
+        missing = gate.left if left is None else gate.right
+        name = ".".join(missing) if isinstance(missing, tuple) else str(missing)
+        return Result(gate.text, passed=False, detail=f"the run has no {name}")
+    detail = f"{left:g} {gate.operator} {right:g}"
+    return Result(gate.text, passed=OPERATORS[gate.operator](left, right), detail=detail)
+
+
+def _value(name: tuple[str, str], figures: Mapping[str, Mapping[str, float]]) -> float | None:
+    phase, figure = name
+    return figures.get(phase, {}).get(figure)

@@ -1,0 +1,135 @@
+"""One request, timed and booked: the only place where a request becomes a sample.
+
+Written here, and not taken from Locust: `events.request.measure` swallows exceptions and counts a gevent timeout as a
+success. Times are microseconds of `perf_counter`, from `started` (the connection is there) to the end of the reply.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from locust.exception import StopUser
+from prefork_client import (
+    BadFrame,
+    ConnectFailed,
+    ConnectionLost,
+    ConnectTimeout,
+    ReplyTimeout,
+    Truncated,
+    UnexpectedData,
+)
+
+from prefork_loadtest.collector import Collector
+from prefork_loadtest.failure import Failure, RequestFailed
+from prefork_loadtest.ledger import Sample
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from locust import User
+
+REQUEST_TYPE = "TCP"
+US = 1e6
+
+CLASSES: tuple[tuple[type[BaseException], Failure], ...] = (
+    (ConnectTimeout, Failure.TIMEOUT),
+    (ReplyTimeout, Failure.TIMEOUT),
+    (ConnectFailed, Failure.REFUSED),
+    (Truncated, Failure.TRUNCATED),
+    (ConnectionLost, Failure.UNEXPECTED_CLOSE),
+    # What no request asked for, and what is no frame at all, are answers: wrong ones.
+    (UnexpectedData, Failure.WRONG_ANSWER),
+    (BadFrame, Failure.WRONG_ANSWER),
+)
+"""The client's exceptions by class of failure; the first that fits counts."""
+
+
+def classify(error: BaseException) -> Failure:
+    """The class of failure that an exception stands for."""
+    if isinstance(error, RequestFailed):
+        return error.failure
+    for kind, failure in CLASSES:
+        if isinstance(error, kind):
+            return failure
+    # Whatever is no Exception (a greenlet being killed, an interrupt) ends the user from outside.
+    return Failure.BROKEN_USER if isinstance(error, Exception) else Failure.ABORTED
+
+
+class Measurement:
+    """A context manager around one request.
+
+    A failure of the request is booked and swallowed, so that the user goes on to its next one. What is no failure of
+    the request, a fault of the user's own code or its end from outside, is booked and goes on.
+
+    Args:
+        user: who asks.
+        name: the row it is booked to.
+        intended: when its schedule meant it to start, in seconds of `perf_counter`; None without a schedule.
+
+    Attributes:
+        received: bytes of the reply, set by the user.
+        fresh: the connection was made for this request.
+        reopened: the kept connection had been closed while idle, and a new one was made; set by the user.
+        failure: what became of it, once it is over; None for a right answer.
+    """
+
+    def __init__(self, user: User, name: str, intended: float | None = None) -> None:
+        self.received = 0
+        self.fresh = False
+        self.reopened = False
+        self.failure: Failure | None = None
+        self._user = user
+        self._name = name
+        self._intended = intended
+        self._collector = Collector.of(user.environment)
+
+    def __enter__(self) -> Self:
+        # Locust ends a user that waits by killing it a moment later: one that wakes in between must not begin anew.
+        if self._collector.draining:
+            raise StopUser
+        self._phase = self._collector.phase
+        self._collector.ledger.begin()
+        self._epoch = time.time()
+        self._start = time.perf_counter()
+        return self
+
+    def connected(self) -> None:
+        """Note that a connection was made for this request."""
+        self.fresh = True
+        self._collector.ledger.connect()
+
+    def started(self) -> None:
+        """Start the clock again: the request is about to be written. Time from the intended start is not touched."""
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        end = time.perf_counter()
+        self.failure = None if error is None else classify(error)
+        sample = Sample(
+            name=self._name,
+            began_in=self._phase,
+            ended_in=self._collector.phase,
+            ended_at=time.time(),
+            service_us=(end - self._start) * US,
+            intended_us=None if self._intended is None else (end - self._intended) * US,
+            reopened=self.reopened,
+            failure=self.failure,
+        )
+        self._collector.book(sample)
+        self._fire(sample)
+        return self.failure is not None and self.failure not in {Failure.BROKEN_USER, Failure.ABORTED}
+
+    def _fire(self, sample: Sample) -> None:
+        """Tell Locust, with every field: a missing one, or a length of None, raises in its listeners."""
+        self._user.environment.events.request.fire(
+            request_type=REQUEST_TYPE,
+            name=self._name,
+            response_time=sample.service_us / 1000,
+            response_length=self.received,
+            response=None,
+            context={**self._user.context(), "intended_us": sample.intended_us},
+            exception=None if self.failure is None else RequestFailed(self.failure),
+            start_time=self._epoch,
+            url=self._user.host or "",
+        )

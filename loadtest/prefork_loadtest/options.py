@@ -1,0 +1,57 @@
+"""What a load user may be told, as options of Locust's own command line and web page.
+
+They travel from a Locust master to its workers with every start, so that all users of a run behave alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from locust.argument_parser import LocustArgumentParser
+    from locust.env import Environment
+
+
+@dataclass(frozen=True)
+class UserOptions:
+    """How users behave.
+
+    Attributes:
+        user_rate: requests per second of each open-rate user.
+        think_s: seconds that a closed user waits between an answer and its next request.
+        reply_timeout_s: seconds that a reply may take, and a connection.
+    """
+
+    user_rate: float = 10.0
+    think_s: float = 0.02
+    reply_timeout_s: float = 5.0
+
+    @classmethod
+    def of(cls, environment: Environment) -> UserOptions:
+        """The options of an environment; the defaults where it was given none."""
+        given = vars(environment.parsed_options) if environment.parsed_options else {}
+        return cls(
+            user_rate=float(given.get("prefork_user_rate") or cls.user_rate),
+            think_s=float(given.get("prefork_think") or 0.0) if "prefork_think" in given else cls.think_s,
+            reply_timeout_s=float(given.get("prefork_reply_timeout") or cls.reply_timeout_s),
+        )
+
+    def arguments(self) -> list[str]:
+        """These options as arguments of Locust's command line."""
+        return [
+            f"--prefork-user-rate={self.user_rate}",
+            f"--prefork-think={self.think_s}",
+            f"--prefork-reply-timeout={self.reply_timeout_s}",
+        ]
+
+
+def add_arguments(parser: LocustArgumentParser) -> None:
+    """Add the options to Locust's parser: on the command line, in the environment and on the web page."""
+    for name, default, text in (
+        ("user-rate", UserOptions.user_rate, "Requests per second of each open-rate user"),
+        ("think", UserOptions.think_s, "Seconds a closed user waits between an answer and its next request"),
+        ("reply-timeout", UserOptions.reply_timeout_s, "Seconds a reply may take, and a connection"),
+    ):
+        variable = f"PREFORK_LOADTEST_{name.upper().replace('-', '_')}"
+        parser.add_argument(f"--prefork-{name}", type=float, default=default, help=text, env_var=variable)

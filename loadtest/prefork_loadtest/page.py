@@ -1,0 +1,4 @@
+"""Placeholder."""
+
+def draw(record, verdict):
+    return "x"

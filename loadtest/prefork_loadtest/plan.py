@@ -1,0 +1,104 @@
+"""What one run is to do: the scenario and what was asked on the command line, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prefork_loadtest import gates
+from prefork_loadtest.ledger import PHASES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefork_loadtest.scenarios import Scenario
+
+LEAST_PART = 0.5
+"""Of the requests that the schedule intends, this part has to be answered, or the run proves nothing."""
+CONTROL_INTERVAL_S = 0.5
+
+
+class PlanError(ValueError):
+    """What was asked cannot be run. The text is one line with the option, the value and the cure."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run.
+
+    Attributes:
+        scenario: the users and the gates.
+        host: the server, as `tcp://HOST:PORT`.
+        users: how many users.
+        rate: requests per second of all open-rate users together.
+        duration_s: seconds under full load.
+        workers: Locust worker processes to start here; 0 makes the load in this process.
+        external_workers: Locust worker processes that somebody else starts, to be waited for.
+        bind: where external workers connect, `(host, port)`.
+        wait_s: seconds to wait for the server's first answer.
+        control: the server's control socket; None if it cannot be asked.
+        kill_at_s: when to kill a server worker, in seconds under full load; None for never.
+        own_gates: gates from a file, which replace the scenario's.
+    """
+
+    scenario: Scenario
+    host: str
+    users: int
+    rate: float
+    duration_s: float
+    workers: int = 0
+    external_workers: int = 0
+    bind: tuple[str, int] = ("127.0.0.1", 0)
+    wait_s: float = 5.0
+    control: Path | None = None
+    kill_at_s: float | None = None
+    own_gates: tuple[gates.Gate, ...] = ()
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            PlanError: two options contradict each other.
+        """
+        if self.kill_at_s is not None and self.control is None:
+            raise PlanError("--kill-worker-at needs --control PATH: the worker is found through the control socket")
+        if self.kill_at_s is not None and self.kill_at_s >= self.duration_s:
+            raise PlanError(f"--kill-worker-at {self.kill_at_s:g}: it must come before --duration {self.duration_s:g}")
+        if self.workers and self.external_workers:
+            raise PlanError("--workers and --external-workers: choose one; the load is made here or elsewhere")
+        if self.users < max(self.workers, self.external_workers):
+            raise PlanError(f"--users {self.users}: fewer than the load workers; give each of them one at least")
+
+    @property
+    def gates(self) -> tuple[gates.Gate, ...]:
+        """The gates of this run."""
+        if self.own_gates:
+            return self.own_gates
+        texts = self.scenario.gates + (self.scenario.kill_gates if self.kill_at_s is not None else ())
+        return tuple(gates.parse(text, PHASES) for text in texts)
+
+    @property
+    def user_rate(self) -> float:
+        """Requests per second of one open-rate user."""
+        return self.rate / max(1, self.scenario.open_users(self.users))
+
+    @property
+    def least_requests(self) -> int:
+        """Fewer right answers than this prove nothing."""
+        intended = self.rate * self.duration_s if self.scenario.open_users(self.users) else 0.0
+        return max(self.users, int(intended * LEAST_PART))
+
+    def settings(self) -> dict[str, str]:
+        """Names and values to print."""
+        load = "in one process"
+        if self.workers or self.external_workers:
+            load = f"{self.workers or self.external_workers} Locust workers"
+        kill = "none" if self.kill_at_s is None else f"kill -9 of a worker after {self.kill_at_s:g} s"
+        crews = ", ".join(f"{size} {name}" for name, size in self.scenario.crew_sizes(self.users).items())
+        return {
+            "users": f"{self.users} ({crews})",
+            "open rate": f"{self.rate:g} requests/s over {self.scenario.open_users(self.users)} users",
+            "duration": f"{self.duration_s:g} s under full load",
+            "load": load,
+            "fault": kill,
+        }

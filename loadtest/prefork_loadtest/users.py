@@ -1,0 +1,163 @@
+"""The load users of an echo: one Locust class per behaviour, each proving what it is answered.
+
+No user connects in `on_start` (Locust does not respawn a user whose `on_start` raises), none keeps a connection that
+failed, and each task is one request, so that the drain waits for one request at most.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from locust import User, task
+from prefork_client import Client, PeerClosedIdle
+from prefork_wire import Lines, parse_address
+
+from prefork_loadtest.failure import Failure, RequestFailed
+from prefork_loadtest.measure import Measurement
+from prefork_loadtest.options import UserOptions
+from prefork_loadtest.proof import Prover, check
+from prefork_loadtest.schedule import Schedule
+
+if TYPE_CHECKING:
+    from locust.env import Environment
+    from prefork_wire import Framing
+
+DEFAULT_HOST = "tcp://127.0.0.1:7"
+MOST_LINE_BYTES = 8192
+
+
+class TcpUser(User):
+    """A user with at most one connection, made when a request needs it and dropped when a request fails."""
+
+    abstract = True
+    host = DEFAULT_HOST
+    framing: Framing = Lines(max_length=MOST_LINE_BYTES)
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.options = UserOptions.of(environment)
+        self._client: Client | None = None
+
+    def wait_time(self) -> float:
+        """Seconds to think before the next request."""
+        return self.options.think_s
+
+    def on_stop(self) -> None:
+        """Close the connection when Locust ends the user."""
+        self.disconnect()
+
+    def connect(self, measurement: Measurement) -> Client:
+        """The connection: the one that is open, or a new one."""
+        if self._client is None:
+            client = Client(
+                parse_address(self.host or DEFAULT_HOST),
+                self.framing,
+                connect_timeout=self.options.reply_timeout_s,
+                reply_timeout=self.options.reply_timeout_s,
+            )
+            client.connect()
+            self._client = client
+            measurement.connected()
+        return self._client
+
+    def disconnect(self) -> None:
+        """Close the connection, if there is one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+class ProvingUser(TcpUser):
+    """A user of an echo: sends proofs and checks what comes back."""
+
+    abstract = True
+    busy_reply: bytes | None = None
+    """The frame by which a service says that it is full, if it has one."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.prover = Prover(secrets.randbits(64))
+
+    def ask(self, name: str, intended: float | None = None, *, keep: bool = True) -> None:
+        """One request: prove that its answer is right.
+
+        The connection stays open if `keep` and all was well; connecting counts to the time of a request only if not.
+        """
+        request = self.prover.next()
+        with Measurement(self, name, intended) as measurement:
+            try:
+                client = self.connect(measurement)
+                if keep:
+                    measurement.started()
+                answer = self._answer(client, request, measurement)
+                measurement.received = len(answer)
+                if answer == self.busy_reply:
+                    raise RequestFailed(Failure.BUSY)
+                failure = check(request, answer)
+                if failure is not None:
+                    raise RequestFailed(failure)
+            except BaseException:
+                self.disconnect()
+                raise
+        if not keep:
+            self.disconnect()
+
+    def _answer(self, client: Client, request: bytes, measurement: Measurement) -> bytes:
+        """The answer to a request, asked again on a new connection if the kept one was closed before it was sent.
+
+        A server may close what is idle, when it reloads or when its worker dies; nothing was lost by that. It is
+        counted, so that a server that keeps no connection at all cannot pass for one that does.
+        """
+        try:
+            return client.request(request)
+        except PeerClosedIdle:
+            if measurement.fresh:
+                raise
+            self.disconnect()
+            measurement.reopened = True
+            return self.connect(measurement).request(request)
+
+
+class EchoUser(ProvingUser):
+    """Closed loop: one kept connection, the next request after the answer and a moment of thought."""
+
+    @task
+    def echo(self) -> None:
+        """One request and its answer."""
+        self.ask("echo")
+
+
+class OpenEchoUser(ProvingUser):
+    """Open rate: requests are due on a schedule that no answer can move."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._schedule: Schedule | None = None
+
+    def wait_time(self) -> float:
+        """Seconds until the next request is due."""
+        return self._schedule.wait(time.perf_counter()) if self._schedule else 0.0
+
+    def on_start(self) -> None:
+        """Start the schedule, somewhere within its first interval so that users do not march in step."""
+        rate = self.options.user_rate
+        first = secrets.SystemRandom().uniform(0.0, min(1.0, 1.0 / rate))
+        self._schedule = Schedule(rate, time.perf_counter() + first)
+        time.sleep(first)
+
+    @task
+    def echo(self) -> None:
+        """The request that is due."""
+        if self._schedule is not None:
+            self.ask("echo open", self._schedule.take())
+
+
+class ChurnUser(ProvingUser):
+    """Connect, one request, close: the time is that of the connection and the answer."""
+
+    @task
+    def echo(self) -> None:
+        """One connection with one request."""
+        self.ask("echo churn", keep=False)

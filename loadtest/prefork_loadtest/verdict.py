@@ -1,0 +1,130 @@
+"""The verdict: one exit code, fail-closed. It starts as "the run is invalid" and becomes "passed" only at the end.
+
+Pure: evidence in, verdict out. The order of the tests is the order of what a reader must know first: a server that was
+never there, answers that are wrong (a fact, whatever else broke), a run that proves nothing, then the gates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from prefork_loadtest import gates
+from prefork_loadtest.failure import WRONG, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Code(IntEnum):
+    """The exit codes of a verdict."""
+
+    PASSED = 0
+    GATE_FAILED = 1
+    USAGE = 2
+    WRONG_ANSWERS = 3
+    INVALID = 4
+    NEVER_REACHED = 5
+
+
+HEADLINES = {
+    Code.PASSED: "passed: every gate held",
+    Code.GATE_FAILED: "failed: a gate did not hold",
+    Code.USAGE: "usage",
+    Code.WRONG_ANSWERS: "wrong answers",
+    Code.INVALID: "invalid: the run proves nothing",
+    Code.NEVER_REACHED: "the server was never reached",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run has to show. Every default is the worst case, so that a forgotten field cannot pass.
+
+    Attributes:
+        reached: a connection to the server was made.
+        finished: the run went through its last stage.
+        interrupted: somebody stopped it.
+        requests: requests that ended, right or wrong.
+        answered: requests with a right answer.
+        least_requests: fewer right answers than this prove nothing.
+        begun: requests that were started, by the load workers' own count.
+        failures: requests by class of failure.
+        troubles: why the run is invalid, one line each: a load worker lost, the generator saturated, a fault undone.
+        figures: `{phase: {figure: value}}` for the gates.
+    """
+
+    reached: bool = False
+    finished: bool = False
+    interrupted: bool = False
+    requests: int = 0
+    answered: int = 0
+    least_requests: int = 1
+    begun: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    troubles: tuple[str, ...] = ()
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement: a code, the reasons for it (one line each), and what became of every gate."""
+
+    code: Code
+    reasons: tuple[str, ...]
+    results: tuple[gates.Result, ...]
+
+    @property
+    def headline(self) -> str:
+        """The judgement in a few words."""
+        return HEADLINES[self.code]
+
+
+def judge(evidence: Evidence, required: tuple[gates.Gate, ...]) -> Verdict:
+    """The verdict on a run. Without a gate nothing can pass."""
+    results = tuple(gates.judge(gate, evidence.figures) for gate in required)
+    wrong = _wrong(evidence)
+    flaws = _flaws(evidence)
+    if not required:
+        flaws = (*flaws, "no gate was set")
+    failed = tuple(f"gate {result.gate}: {result.detail}" for result in results if not result.passed)
+    code, reasons = Code.INVALID, flaws
+    if not evidence.reached:
+        code, reasons = Code.NEVER_REACHED, (*wrong, *flaws)
+    elif wrong:
+        code, reasons = Code.WRONG_ANSWERS, (*wrong, *flaws, *failed)
+    elif flaws:
+        code, reasons = Code.INVALID, (*flaws, *failed)
+    elif failed:
+        code, reasons = Code.GATE_FAILED, failed
+    elif results and all(result.passed for result in results):
+        code, reasons = Code.PASSED, ()
+    return Verdict(code, reasons, results)
+
+
+def _wrong(evidence: Evidence) -> tuple[str, ...]:
+    """One line for each class of wrong answer that was seen."""
+    return tuple(
+        f"{evidence.failures[name]} of {evidence.requests} requests: {name}"
+        for name in (failure.value for failure in Failure if failure in WRONG)
+        if evidence.failures.get(name)
+    )
+
+
+def _flaws(evidence: Evidence) -> tuple[str, ...]:
+    """Why the run proves nothing, one line each."""
+    flaws = list(evidence.troubles)
+    if evidence.interrupted:
+        flaws.append("interrupted")
+    elif not evidence.finished:
+        flaws.append("the run did not get to its end")
+    if evidence.answered == 0:
+        flaws.append("no request got an answer" if evidence.requests else "no request was made")
+    elif evidence.answered < evidence.least_requests:
+        flaws.append(f"too few requests: {evidence.answered} answered, at least {evidence.least_requests} needed")
+    if evidence.begun != evidence.requests:
+        flaws.append(f"samples lost: {evidence.begun} requests begun, {evidence.requests} accounted for")
+    if evidence.failures.get(Failure.BROKEN_USER):
+        flaws.append(f"{evidence.failures[Failure.BROKEN_USER]} requests: a load user raised; see the log")
+    return tuple(flaws)
