@@ -27,7 +27,9 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def run(*arguments: str, timeout: float = 30.0, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, timeout: float = 30.0, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run `prefork ARGUMENTS` to its end."""
     return subprocess.run(
         [*PREFORK, *arguments], capture_output=True, text=True, timeout=timeout, cwd=cwd, env=clean_environment(**env),
@@ -130,13 +132,13 @@ class Server:
         """Return the pid of each slot whose worker is in `state`."""
         return {w["slot"]: w["pid"] for w in self.status()["workers"] if w["state"] == state}
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to the master."""
         self.process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15.0) -> int:
         """Send a signal to the master and return its exit code."""
-        self.signal(number)
+        self.send(number)
         return self.process.wait(timeout)
 
 

@@ -1,0 +1,40 @@
+"""Fixtures of the system tests: the real program, real signals, real sockets."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Start = Callable[..., Server]
+    Module = Callable[..., str]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Return a function that makes a server of the real program: `with start("echo", "--workers", "2") as server`."""
+
+    def make(target: str = "echo", *options: str, **more: object) -> Server:
+        folder = tmp_path / f"server-{len(list(tmp_path.glob('server-*')))}"
+        folder.mkdir()
+        return Server(target, *options, tmp_path=folder, **{"cwd": tmp_path, **more})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Module:
+    """Return a function that writes a module into the folder in which servers run, and returns `name:service`."""
+
+    def write(code: str, name: str = "app") -> str:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(code), "utf-8")
+        return f"{name}:service"
+
+    return write

@@ -1,0 +1,301 @@
+"""What a client sees of a server that simply serves: every model, every kind of address, every framing case."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.server import Server, clean_environment, exchange, read_all, read_exactly
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MODELS = ("async", "sync", "threads")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_hundred_connections_get_every_byte_back(start: Callable[..., Server], model: str) -> None:
+    with start("echo", "--workers", "4", "--model", model) as server:
+        address = server.address
+
+        def one(number: int) -> bool:
+            data = b"%d:" % number + os.urandom(3000)
+            return exchange(address, data) == data
+
+        with ThreadPoolExecutor(16) as pool:
+            assert all(pool.map(one, range(200)))
+        until(lambda: server.status()["totals"]["connections"] == 0, what="all connections are accounted for as closed")
+        assert server.status()["totals"]["accepted"] == 200
+        assert server.stop() == 0
+
+
+def test_log_line_names_the_bound_port(start: Callable[..., Server]) -> None:
+    with start() as server:
+        found = re.search(r"serves echo on 127\.0\.0\.1:(\d+) with", server.log())
+        assert found is not None
+        assert server.address == ("127.0.0.1", int(found[1]))
+
+
+def test_status_carries_the_fields_of_the_design(start: Callable[..., Server]) -> None:
+    with start("echo", "--workers", "2") as server:
+        exchange(server.address, b"x")
+        status = server.status()
+        assert status.keys() >= {
+            "state", "version", "pid", "generation", "uptime_s", "listeners", "workers", "totals"
+        }  # fmt: skip
+        assert status["pid"] == server.process.pid
+        assert status["listeners"][0].keys() >= {"address", "backlog", "queued"}
+        assert status["workers"][0].keys() >= {
+            "slot", "pid", "generation", "state", "connections", "accepted", "requests", "errors", "rss_bytes", "age_s"
+        }  # fmt: skip
+        assert [w["slot"] for w in status["workers"]] == [0, 1]
+        assert all(w["rss_bytes"] > 1_000_000 for w in status["workers"])
+        assert status["totals"]["accepted"] == sum(w["accepted"] for w in status["workers"]) == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pipelined_and_dripped_frames_are_each_answered_once(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    service = module("""
+        from prefork import Lines, reply
+
+        @reply(Lines(newline=b"\\n"))
+        def service(line: bytes) -> bytes | None:
+            return line.upper() if line else None
+    """)
+    with start(service, "--workers", "1", "--model", model) as server, server.connect() as sock:
+        sock.sendall(b"a\nbc\r\n\nd\n")
+        assert read_exactly(sock, 7) == b"A\nBC\nD\n"
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"drip\n":
+            sock.sendall(bytes([byte]))
+        assert read_exactly(sock, 5) == b"DRIP\n"
+        assert server.status()["totals"]["requests"] == 5
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_line_over_the_limit_is_refused_logged_and_closed_the_worker_unharmed(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    service = module("""
+        from prefork import Lines, reply
+
+        @reply(Lines(max_length=10))
+        def service(line: bytes) -> bytes:
+            return line
+    """)
+    with start(service, "--workers", "1", "--model", model) as server:
+        workers = server.workers()
+        assert exchange(server.address, b"0123456789\n") == b"0123456789\r\n"
+        assert exchange(server.address, b"good\n0123456789A\nnever\n") == b"good\r\n"
+        with server.connect() as sock:  # refused before the line has even ended
+            sock.sendall(b"x" * 5000)
+            assert read_all(sock) == b""
+        assert exchange(server.address, b"after\n") == b"after\r\n"
+        assert server.workers() == workers
+        log = server.log()
+        assert log.count("refused a frame") == 2
+        assert "xxx" not in log
+        assert "Traceback" not in log
+        assert server.status()["totals"]["errors"] == 2
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_handler_that_raises_ends_its_connection_alone(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    service = module("""
+        from prefork import Lines, reply
+
+        @reply(Lines())
+        def service(line: bytes) -> bytes:
+            return str(1 // int(line)).encode()
+    """)
+    with start(service, "--workers", "1", "--model", model) as server:
+        assert exchange(server.address, b"1\n0\n1\n") == b"1\r\n"
+        assert exchange(server.address, b"1\n") == b"1\r\n"
+        assert "ZeroDivisionError" in server.log()
+
+
+@pytest.mark.parametrize(("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", ""), ("sync", "", "")])
+def test_dialogue_speaks_first_takes_turns_and_ends(
+    start: Callable[..., Server], module: Callable[..., str], model: str, keyword: str, wait: str
+) -> None:
+    service = module(f"""
+        from prefork import Lines, conversation
+
+        @conversation(Lines(newline=b"\\n"))
+        {keyword}def service(conn):
+            {wait}conn.send(b"name?")
+            name = {wait}conn.receive()
+            {wait}conn.send(b"hello " + name)
+            {keyword}for line in conn:
+                if line == b"bye":
+                    {wait}conn.send(b"bye")
+                    return
+                {wait}conn.send(b"again?")
+    """)
+    with start(service, "--workers", "1", "--model", model) as server, server.connect() as sock:
+        lines = sock.makefile("rb")
+        assert lines.readline() == b"name?\n"
+        sock.sendall(b"Ada\n")
+        assert lines.readline() == b"hello Ada\n"
+        sock.sendall(b"x\ny\nbye\nignored\n")
+        assert lines.readlines() == [b"again?\n", b"again?\n", b"bye\n"]
+        lines.close()
+
+
+@pytest.mark.parametrize(("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", "")])
+def test_framing_changes_in_mid_stream_without_losing_a_byte(
+    start: Callable[..., Server], module: Callable[..., str], model: str, keyword: str, wait: str
+) -> None:
+    service = module(f"""
+        from prefork import Lines, Netstring, conversation
+
+        @conversation(Lines())
+        {keyword}def service(conn):
+            assert {wait}conn.receive() == b"netstrings"
+            conn.set_framing(Netstring())
+            {keyword}for frame in conn:
+                {wait}conn.send(frame)
+    """)
+    with start(service, "--workers", "1", "--model", model) as server:
+        assert exchange(server.address, b"netstrings\r\n5:hello,3:you,") == b"5:hello,3:you,"
+
+
+def test_async_reply_keeps_the_order_of_its_connection(start: Callable[..., Server], module: Callable[..., str]) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Lines, reply
+
+        @reply(Lines(newline=b"\\n"))
+        async def service(line: bytes) -> bytes:
+            await asyncio.sleep(0.05 if line == b"slow" else 0)
+            return line
+    """)
+    with start(service, "--workers", "1") as server:
+        assert exchange(server.address, b"slow\nfast\n") == b"slow\nfast\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("async", "@service.lifespan\nasync def life():\n    state.append('up')\n    yield\n    print('down')"),
+        ("threads", "@service.lifespan\ndef life():\n    state.append('up')\n    yield\n    print('down')"),
+    ],
+)
+def test_lifespan_surrounds_each_worker(
+    start: Callable[..., Server], module: Callable[..., str], model: str, code: str
+) -> None:
+    target = module(
+        "from prefork import Lines, reply\nstate = []\n"
+        "@reply(Lines())\ndef service(line: bytes) -> bytes:\n    return state[0].encode()\n" + code
+    )
+    with start(target, "--workers", "2", "--model", model) as server:
+        assert exchange(server.address, b"?\n") == b"up\r\n"
+        assert server.stop() == 0
+        assert server.log().count("down") == 2
+
+
+def test_several_addresses_are_served_at_once(start: Callable[..., Server], tmp_path: Path) -> None:
+    path = tmp_path / "echo.sock"
+    for model in MODELS:
+        with start("echo", "--model", model, "--bind", f"unix:{path}", "--bind", "127.0.0.1:0") as server:
+            for address in server.addresses():
+                assert exchange(address, b"tcp") == b"tcp"
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
+                sock.sendall(b"unix")
+                assert sock.recv(10) == b"unix"
+            assert server.stop() == 0
+        assert not path.exists()
+
+
+def test_stale_unix_socket_is_replaced_and_a_live_one_is_not(start: Callable[..., Server], tmp_path: Path) -> None:
+    path = tmp_path / "echo.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    with start("echo", bind=f"unix:{path}"), start("echo", bind=f"unix:{path}", wait_for="") as second:
+        assert second.process.wait(10) == 4
+        assert f"--bind unix:{path}: another program listens there" in second.log()
+        assert path.exists()
+
+
+def test_ipv6_and_both_families_by_an_empty_host(start: Callable[..., Server]) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with start("echo", bind="[::1]:0") as server:
+        assert server.addresses()[0][0] == "::1"
+        assert exchange(server.address, b"six") == b"six"
+    with start("echo", bind=":0") as server:
+        port = server.address[1]
+        assert exchange(("127.0.0.1", port), b"four") == b"four"
+        assert exchange(("::1", port), b"six") == b"six"
+
+
+def test_listening_socket_is_taken_over_by_descriptor(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefork", "serve", "echo", "--bind", f"fd://{fd}", "--control", "off"],
+            pass_fds=[fd], env=clean_environment(), stderr=subprocess.DEVNULL, cwd=tmp_path,
+        )  # fmt: skip
+        try:
+            assert exchange(listener.getsockname(), b"handed over") == b"handed over"
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+def test_sockets_of_a_service_manager_come_first(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # what systemd does: descriptor 3, LISTEN_FDS, and LISTEN_PID of the process that is to have it
+        starter = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+            "os.execv(sys.executable, [sys.executable, '-m', 'prefork', 'serve', 'echo', '--control', 'off'])"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", starter, str(listener.fileno())],
+            pass_fds=[listener.fileno()], env=clean_environment(), stderr=subprocess.DEVNULL, cwd=tmp_path,
+        )  # fmt: skip
+        try:
+            assert exchange(listener.getsockname(), b"activated") == b"activated"
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+
+
+def test_connections_spread_over_idle_async_workers(start: Callable[..., Server]) -> None:
+    with start("echo", "--workers", "4") as server:
+        connections = [server.connect() for _ in range(80)]
+        try:
+            for sock in connections:
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+            held = [w["connections"] for w in server.status()["workers"]]
+            assert sum(held) == 80
+            assert min(held) >= 10, held
+        finally:
+            for sock in connections:
+                sock.close()
+
+
+def test_at_its_connection_limit_a_worker_leaves_newcomers_in_the_queue(start: Callable[..., Server]) -> None:
+    with start("echo", "--workers", "1", "--max-connections", "2") as server, server.connect(), server.connect() as second:
+        until(lambda: server.status()["totals"]["connections"] == 2)
+        with server.connect(timeout=5) as third:
+            third.sendall(b"later")
+            until(lambda: server.status()["listeners"][0]["queued"] == 1, what="the third waits in the kernel's queue")
+            assert server.workers("full")
+            second.close()
+            assert third.recv(5) == b"later"
