@@ -99,6 +99,15 @@ def echo(connection: socket.socket) -> None:
         connection.sendall(data)
 
 
+def hold_until(event: threading.Event) -> Callable[[socket.socket], None]:
+    """Say nothing and keep the connection open until the event, which must come in time."""
+
+    def hold(_: socket.socket) -> None:
+        assert event.wait(DEADLINE)
+
+    return hold
+
+
 @pytest.fixture
 def echo_server(serve: Serve) -> Server:
     return serve(echo)

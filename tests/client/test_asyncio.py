@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from client.conftest import DEADLINE, Serve, Server, echo
+from client.conftest import DEADLINE, Serve, Server, echo, hold_until
 from prefork_client import AsyncClient, ClientBusy, ClientClosed, ReplyTimeout
 
 
@@ -50,7 +50,7 @@ def test_the_callers_own_timeout_is_the_callers(serve: Serve) -> None:
                 await client.request(b"two")
         over.set()
 
-    asyncio.run(main(serve(lambda _: over.wait(DEADLINE)).address))
+    asyncio.run(main(serve(hold_until(over)).address))
 
 
 def test_two_requests_at_once_cannot_mix_up_their_answers(serve: Serve) -> None:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from client.conftest import DEADLINE, Serve, Server
+from client.conftest import DEADLINE, Serve, Server, hold_until
 from prefork_client import Client, ClientBusy, ClientClosed, PeerClosed
 
 
@@ -34,7 +34,7 @@ def test_an_interrupted_request_closes_the_connection(serve: Serve) -> None:
 
 def test_a_second_thread_is_told_to_take_its_own_client(serve: Serve) -> None:
     asked_twice = threading.Event()
-    with Client(serve(lambda _: asked_twice.wait(DEADLINE)).address) as client:
+    with Client(serve(hold_until(asked_twice)).address) as client:
 
         def wait_for_the_end() -> None:
             with pytest.raises(PeerClosed):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from client.conftest import DEADLINE, Serve, Server, echo
+from client.conftest import DEADLINE, Serve, Server, echo, hold_until
 
 COMMAND = [sys.executable, "-W", "error", "-m", "prefork_client"]
 
@@ -126,7 +126,7 @@ def test_a_peer_that_fails_is_1(serve: Serve) -> None:
     assert_failed(run("chat", truncate.address, typed=b"one\n"), 1, truncate.address, "middle of a frame")
 
     over = threading.Event()
-    silent = serve(lambda _: over.wait(DEADLINE))
+    silent = serve(hold_until(over))
     assert_failed(run("ping", silent.address, "--timeout", "0.2"), 1, silent.address, "no reply within 0.2 s")
     over.set()
 
@@ -170,7 +170,7 @@ def test_chat_ends_with_its_input(echo_server: Server) -> None:
 
 def test_chat_gives_a_peer_that_goes_on_talking_a_limited_time(serve: Serve) -> None:
     over = threading.Event()
-    server = serve(lambda _: over.wait(DEADLINE))
+    server = serve(hold_until(over))
     done = run("chat", server.address, "--timeout", "0.2")
     over.set()
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.conftest import DEADLINE, Face, MakeClient, Serve, Server, echo
+from client.conftest import DEADLINE, Face, MakeClient, Serve, Server, echo, hold_until
 from prefork_client import (
     BadAddress,
     BadFrame,
@@ -290,7 +290,7 @@ def test_a_peer_that_trickles_does_not_stretch_the_deadline(make_client: MakeCli
 
 def test_a_peer_that_never_reads_does_not_stretch_the_deadline(make_client: MakeClient, serve: Serve) -> None:
     over = threading.Event()
-    with make_client(serve(lambda _: over.wait(DEADLINE)), Raw(), reply_timeout=SHORT) as client:
+    with make_client(serve(hold_until(over)), Raw(), reply_timeout=SHORT) as client:
         with pytest.raises(ReplyTimeout):
             client.send(bytes(64 << 20))
         over.set()
