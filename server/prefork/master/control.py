@@ -198,7 +198,7 @@ def ask(path: str, timeout: float, **request: object) -> dict[str, Any]:
     """
     replies = conversation(path, timeout, **request)
     with contextlib.closing(replies):
-        reply = next(replies)
+        reply = next(replies, {"error": f"the server at {path} closed without an answer"})
     if "error" in reply:
         raise ControlError(str(reply["error"]))
     return reply

@@ -107,7 +107,8 @@ class Master:
 
     def _wait(self, seconds: float) -> None:
         for key, _ in self._selector.select(seconds):
-            key.data()
+            if self._selector.get_map().get(key.fd) is key:  # an event before this one may have ended it
+                key.data()
 
     def _let_go_of_the_port(self, now: float) -> None:
         """Close the master's own listeners once the workers are told to stop.
