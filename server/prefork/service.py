@@ -74,9 +74,7 @@ class Service:
         """
         if self.is_async:
             if wanted in {"sync", "threads"}:
-                raise TargetError(
-                    f"--model {wanted}: {self.name} is an `async def`; use --model async or write a `def`"
-                )
+                raise TargetError(f"--model {wanted}: {self.name} is an `async def`; use --model async, or a `def`")
             return "async"
         if self.kind == "conversation":
             if wanted == "async":
