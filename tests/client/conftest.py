@@ -1,6 +1,7 @@
 """Real servers for the clients: a listener each, a thread for each connection."""
 
 import asyncio
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -111,6 +112,14 @@ def hold_until(event: threading.Event) -> Callable[[socket.socket], None]:
 @pytest.fixture
 def echo_server(serve: Serve) -> Server:
     return serve(echo)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Make SIGINT interrupt, also where the tests run in the background and a shell has set it to be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Face(Protocol):

@@ -13,6 +13,7 @@ from client.conftest import DEADLINE, Serve, Server, hold_until
 from prefork_client import Client, ClientBusy, ClientClosed, PeerClosed
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_request_closes_the_connection(serve: Serve) -> None:
     main = threading.main_thread().ident
     assert main is not None

@@ -198,6 +198,7 @@ def test_chat_shows_what_arrives_while_nothing_is_typed(serve: Serve) -> None:
         assert process.stdout.readline() == b"one\n"
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("command", ["chat", "send"])
 def test_an_interrupt_is_130_without_a_word(serve: Serve, command: str) -> None:
     def greet(connection: socket.socket) -> None:
