@@ -192,7 +192,9 @@ def test_every_pair_of_state_and_event_is_in_the_table_or_raises(state: State, e
             worker.step(event)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ready", "exit", "scale", "reload", "wait"]), st.integers(0, 5)), max_size=60))
+@given(
+    st.lists(st.tuples(st.sampled_from(["ready", "exit", "scale", "reload", "wait"]), st.integers(0, 5)), max_size=60)
+)
 def test_whatever_happens_the_pool_comes_back_to_its_target(events: list[tuple[str, int]]) -> None:
     pool, now = make_pool(3), 0.0
     pool.ever_ready = True
