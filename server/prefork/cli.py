@@ -62,7 +62,23 @@ class _ServeCommand(click.Command):
 
 
 class _Program(click.Group):
-    """The whole program: errors that a person can act on become one line each and an exit code."""
+    """The whole program: errors that a person can act on become one line each and an exit code.
+
+    `serve` and `check` are made when they are asked for: their options come from the settings, which `--version` and
+    the commands to a running server need not wait for.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, `serve` first."""
+        return [*_SETTINGS_COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command by its name."""
+        callback = _SETTINGS_COMMANDS.get(name)
+        if callback is not None:
+            summary = (callback.__doc__ or "").partition(":")[0]
+            return click.command(name, cls=_ServeCommand, short_help=summary)(_with_settings(callback))
+        return super().get_command(ctx, name)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
         """Run a command."""
@@ -118,9 +134,7 @@ def _load(target: str, config: str | None, given: dict[str, Any]) -> Settings:
     return settings.load(target, texts, config)
 
 
-@main.command(cls=_ServeCommand)
-@_with_settings
-def serve(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN401 - click's own
+def _serve(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN401 - click's own
     """Serve TARGET: a built-in service (see `prefork services`), or module:attribute of your own.
 
     Every option can also be given as PREFORK_NAME in the environment, or as a key of prefork.toml or of [tool.prefork]
@@ -132,20 +146,24 @@ def serve(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN40
     sys.exit(server.run(settings, lambda: _load(target, config, given)))
 
 
-@main.command(cls=_ServeCommand)
-@_with_settings
-def check(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN401 - click's own
-    """Check the settings and import TARGET, as `serve` would, without opening a socket; say every fault at once."""
+def _check(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN401 - click's own
+    """Check settings and TARGET: import it as `serve` would, open no socket, and say every fault at once."""
     from prefork import server
 
     settings = _load(target, config, given)
     click.echo(server.check(settings))
 
 
+_SETTINGS_COMMANDS: Final = {"serve": _serve, "check": _check}
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def services(*, as_json: bool) -> None:
-    """List the built-in services and the port each gets from the services database."""
+    """List the built-in services.
+
+    Each with the port it gets from the services database.
+    """
     from prefork.services import BUILT_IN
 
     rows = []
@@ -171,7 +189,10 @@ _timeout = click.option("--timeout", type=float, default=60.0, show_default=True
 @_control
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def status(control: str | None, *, as_json: bool) -> None:
-    """Show a running server: its listeners, its workers, and what they have done."""
+    """Show a running server.
+
+    Its listeners, its workers, and what they have done.
+    """
     from prefork.master.control import ask, find
 
     reply = ask(control or find(), 5.0, command="status")
@@ -202,7 +223,7 @@ def _status_text(reply: dict[str, Any]) -> str:
 @_timeout
 @click.option("--now", is_flag=True, help="drop what is open instead of finishing it")
 def stop(control: str | None, timeout: float, *, now: bool) -> None:
-    """Stop a running server, and wait until it is gone."""
+    """Stop a running server, and wait for its end."""
     from prefork.master.control import conversation, find
 
     for _ in conversation(control or find(), timeout, command="stop", now=now):
@@ -214,7 +235,10 @@ def stop(control: str | None, timeout: float, *, now: bool) -> None:
 @_control
 @_timeout
 def reload(control: str | None, timeout: float) -> None:
-    """Read settings and target anew and replace the workers once new ones are ready; on failure nothing changes."""
+    """Replace the workers by new ones.
+
+    Settings and target are read anew; the old workers leave once the new ones are ready. On failure nothing changes.
+    """
     from prefork.master.control import ask, find
 
     reply = ask(control or find(), timeout, command="reload")
@@ -235,7 +259,7 @@ def scale(control: str | None, workers: int) -> None:
 @main.command(name="reopen-logs")
 @_control
 def reopen_logs(control: str | None) -> None:
-    """Let a running server reopen its log file, after a rotation."""
+    """Let a running server reopen its log."""
     from prefork.master.control import ask, find
 
     ask(control or find(), 5.0, command="reopen-logs")

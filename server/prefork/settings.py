@@ -63,7 +63,7 @@ def _option(  # noqa: PLR0913 - keyword-only columns of a table
     many: bool = False,
     flag: bool = False,
 ) -> Any:  # noqa: ANN401 - stands for a field of any type, as dataclasses.field does
-    text = shown if shown is not None else str(default)
+    text = shown if shown is not None else f"{default:g}" if isinstance(default, float) else str(default)
     return dataclasses.field(
         default=default, metadata={"option": Option(parse, help, group, metavar, text, many, flag)}
     )

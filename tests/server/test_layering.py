@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 
 import prefork
+import prefork_client
+import prefork_wire
 
 HOUSE = Path(prefork.__file__).parent
 
@@ -95,9 +97,6 @@ def test_only_master_and_workers_know_the_listeners_accept() -> None:
 
 
 def test_client_never_imports_the_server() -> None:
-    import prefork_client
-    import prefork_wire
-
     for package in (prefork_client, prefork_wire):
         for path in Path(package.__file__ or "").parent.rglob("*.py"):
             assert not any(name == "prefork" or name.startswith("prefork.") for name in imports(path)), path

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,7 +74,7 @@ def test_sizes(text: str, size: int) -> None:
     assert settings.load("echo", {"max_write_buffer": [text]}).max_write_buffer == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1kb", "1 KiB", "١", "1e3", "NaN"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "1kb", "1 KiB", "\N{ARABIC-INDIC DIGIT ONE}", "1e3", "NaN"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--max-write-buffer"):
         settings.load("echo", {"max_write_buffer": [text]})
@@ -86,7 +87,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 
 def test_more_connections_than_descriptors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings.resource, "getrlimit", lambda _: (256, 512))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
     with pytest.raises(SettingsError, match="at most 448"):
         settings.load("echo", {"max_connections": ["500"]})
     assert settings.load("echo", {"max_connections": ["448"]}).max_connections == 448

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def refused(code: int, *arguments: str, cwd: Path, **env: str) -> list[str]:
-    """Run `prefork ARGUMENTS`, assert its exit code and that nothing looks like a traceback; return the error's lines."""
+    """Run `prefork ARGUMENTS`, assert its exit code and that there is no traceback; return the error's lines."""
     result = run(*arguments, cwd=cwd, timeout=20, **env)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr

@@ -127,7 +127,9 @@ def test_handler_that_raises_ends_its_connection_alone(
         assert "ZeroDivisionError" in server.log()
 
 
-@pytest.mark.parametrize(("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", ""), ("sync", "", "")])
+@pytest.mark.parametrize(
+    ("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", ""), ("sync", "", "")]
+)
 def test_dialogue_speaks_first_takes_turns_and_ends(
     start: Callable[..., Server], module: Callable[..., str], model: str, keyword: str, wait: str
 ) -> None:
@@ -173,7 +175,9 @@ def test_framing_changes_in_mid_stream_without_losing_a_byte(
         assert exchange(server.address, b"netstrings\r\n5:hello,3:you,") == b"5:hello,3:you,"
 
 
-def test_async_reply_keeps_the_order_of_its_connection(start: Callable[..., Server], module: Callable[..., str]) -> None:
+def test_async_reply_keeps_the_order_of_its_connection(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
     service = module("""
         import asyncio
         from prefork import Lines, reply
@@ -261,7 +265,8 @@ def test_sockets_of_a_service_manager_come_first(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # what systemd does: descriptor 3, LISTEN_FDS, and LISTEN_PID of the process that is to have it
         starter = (
-            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
             "os.execv(sys.executable, [sys.executable, '-m', 'prefork', 'serve', 'echo', '--control', 'off'])"
         )
         process = subprocess.Popen(
@@ -291,7 +296,11 @@ def test_connections_spread_over_idle_async_workers(start: Callable[..., Server]
 
 
 def test_at_its_connection_limit_a_worker_leaves_newcomers_in_the_queue(start: Callable[..., Server]) -> None:
-    with start("echo", "--workers", "1", "--max-connections", "2") as server, server.connect(), server.connect() as second:
+    with (
+        start("echo", "--workers", "1", "--max-connections", "2") as server,
+        server.connect(),
+        server.connect() as second,
+    ):
         until(lambda: server.status()["totals"]["connections"] == 2)
         with server.connect(timeout=5) as third:
             third.sendall(b"later")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 MODELS = ("async", "sync", "threads")
 
@@ -297,8 +298,6 @@ def test_foreign_children_of_a_pid_1_are_reaped_and_never_taken_for_workers(tmp_
 
 
 def _child_of(pid: int) -> int | None:
-    from pathlib import Path
-
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
     return int(children[0]) if children else None
 
@@ -310,8 +309,6 @@ def _line_with(process: subprocess.Popen[bytes], text: bytes) -> bytes:
 
 
 def _workers(control: Path) -> list[object]:
-    import json
-
     status = json.loads(run("status", "--json", "--control", str(control)).stdout)
     return [w for w in status["workers"] if w["state"] == "serving"]
 
