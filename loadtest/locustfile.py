@@ -18,3 +18,15 @@ from prefork_loadtest.entry import (
     QotdUser,
     TimeUser,
 )
+
+__all__ = [
+    "ChargenUser",
+    "ChurnUser",
+    "DaytimeUser",
+    "DiscardUser",
+    "EchoUser",
+    "GreetUser",
+    "OpenEchoUser",
+    "QotdUser",
+    "TimeUser",
+]

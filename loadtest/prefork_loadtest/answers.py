@@ -6,12 +6,12 @@ Clocks of two hosts differ, so a time is right within `CLOCKS_S`; a wrong epoch,
 from __future__ import annotations
 
 import re
-import struct
 from datetime import UTC, datetime
 
 CLOCKS_S = 300.0
 RFC_868_EPOCH = 2_208_988_800
 """Seconds from 1900 to 1970 (RFC 868)."""
+TIME_BYTES = 4
 QUOTE_BYTES = 512
 """A quote is shorter than this (RFC 865)."""
 
@@ -41,9 +41,9 @@ def is_daytime(reply: bytes, now: float) -> bool:
 
 def is_time(reply: bytes, now: float) -> bool:
     """Four bytes, big endian, seconds since 1900, near `now` (seconds since 1970). RFC 868."""
-    if len(reply) != struct.calcsize(">I"):
+    if len(reply) != TIME_BYTES:
         return False
-    (said,) = struct.unpack(">I", reply)
+    said = int.from_bytes(reply, "big")
     # The four bytes wrap in 2036: compare on the circle.
     ahead = (said - int(now) - RFC_868_EPOCH) % 2**32
     return min(ahead, 2**32 - ahead) <= CLOCKS_S
@@ -51,7 +51,7 @@ def is_time(reply: bytes, now: float) -> bool:
 
 def is_quote(reply: bytes) -> bool:
     """Something, shorter than 512 bytes. RFC 865."""
-    return 0 < len(reply.strip()) and len(reply) < QUOTE_BYTES
+    return len(reply.strip()) > 0 and len(reply) < QUOTE_BYTES
 
 
 def is_pattern(lines: list[bytes]) -> bool:

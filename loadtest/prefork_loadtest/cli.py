@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "PREFORK_LOADTEST"
 OFF = "off"
+MOST_REPLY_SECONDS = 600.0
 MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_400.0
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -57,7 +58,7 @@ def refuse(message: str) -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prefork-loadtest")
 def commands() -> None:
-    """Load tests for framed TCP, with a verdict as the exit code.
+    r"""Load tests for framed TCP, with a verdict as the exit code.
 
     \b
     0  every gate held             3  wrong answers
@@ -108,6 +109,7 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # no
 @_option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
 @_option("--bind", default="127.0.0.1:5557", callback=_bind, help="Where external workers connect.")
 @_option("--wait", type=click.FloatRange(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
+@_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
 @_option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
 @_option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
 @_option("--kill-worker-at", metavar="S", type=click.FloatRange(0, MOST_SECONDS), help="Kill -9 a server worker then.")
@@ -139,6 +141,7 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
             external_workers=asked["external_workers"],
             bind=asked["bind"],
             wait_s=asked["wait"],
+            reply_timeout_s=asked["reply_timeout"],
             control=Path(asked["control"]) if asked["control"] else None,
             kill_at_s=asked["kill_worker_at"],
             own_gates=gates.load(Path(asked["gates"]), PHASES) if asked["gates"] else (),

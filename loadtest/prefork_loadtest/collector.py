@@ -15,23 +15,24 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from locust import runners
-from locust.env import Environment
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from prefork_loadtest.ledger import DRAIN, RAMP, Ledger, LedgerData, Sample
 from prefork_loadtest.meter import Meter, MeterData, Readings
+from prefork_loadtest.options import UserOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gevent import Greenlet
+    from locust.env import Environment
     from locust.rpc.protocol import Message
 
 REPORT_INTERVAL_S = 1.0
 """Locust's workers report every 3 s; progress lines want it oftener."""
 ACKNOWLEDGE_S = 5.0
-DRAIN_S = 8.0
-"""Seconds that a user may take to finish its request; above the reply timeout, or the drain would abort it."""
+DRAIN_S = 3.0
+"""Seconds beyond the reply timeout that a user may take to finish its request before the drain aborts it."""
 MARGIN_S = 5.0
 
 _KEY = "prefork"
@@ -68,6 +69,7 @@ class Collector:
         phase: what requests are booked to now.
         processes: every process that made load, by Locust's client id.
         draining: no request may begin any more.
+        started_at: when the test began, in seconds since the epoch; `ended_at` likewise.
         user_errors: exceptions that users raised outside a measurement.
     """
 
@@ -77,17 +79,21 @@ class Collector:
         self.processes: dict[str, LoadProcess] = {}
         self.user_errors = 0
         self.draining = False
+        self.started_at = self.ended_at = time.time()
         self._booked = 0
         self._environment = environment
         self._meter = Meter()
         self._metering: Greenlet[..., Any] | None = None
         events = environment.events
-        events.test_start.add_listener(self._on_test_start)
-        events.test_stopping.add_listener(self._on_test_stopping)
-        events.test_stop.add_listener(self._on_test_stop)
-        events.user_error.add_listener(self._on_user_error)
-        events.report_to_master.add_listener(self._on_report_to_master)
-        events.worker_report.add_listener(self._on_worker_report)
+        for event, listener in (
+            (events.test_start, self._on_test_start),
+            (events.test_stopping, self._on_test_stopping),
+            (events.test_stop, self._on_test_stop),
+            (events.user_error, self._on_user_error),
+            (events.report_to_master, self._on_report_to_master),
+            (events.worker_report, self._on_worker_report),
+        ):
+            event.add_listener(listener)  # type: ignore[no-untyped-call]
 
     @classmethod
     def of(cls, environment: Environment) -> Collector:
@@ -159,6 +165,7 @@ class Collector:
     def _on_test_start(self, **_: Any) -> None:  # noqa: ANN401 - Locust passes what it likes
         # A web page may start several tests in one process: each has its own books.
         self.ledger = Ledger()
+        self.started_at = self.ended_at = time.time()
         self.phase, self.draining, self.user_errors, self._booked = RAMP, False, 0, 0
         runner = self.runner
         if isinstance(runner, MasterRunner):
@@ -182,6 +189,7 @@ class Collector:
         return all(process.final is not None for client, process in self.processes.items() if client in present)
 
     def _on_test_stop(self, **_: Any) -> None:  # noqa: ANN401 - as above
+        self.ended_at = time.time()
         if self._metering is not None:
             self._metering.kill(block=False)
             self._metering = None
@@ -249,7 +257,7 @@ def install(environment: Environment) -> Collector:
     runners.WORKER_REPORT_INTERVAL = REPORT_INTERVAL_S
     # Locust's own default kills users in the middle of a request, and the request would count as aborted.
     if not environment.stop_timeout:
-        environment.stop_timeout = DRAIN_S
+        environment.stop_timeout = UserOptions.of(environment).reply_timeout_s + DRAIN_S
     collector = Collector.of(environment)
     collector.attach()
     return collector

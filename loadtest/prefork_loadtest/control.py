@@ -1,6 +1,6 @@
 """The server's control socket, as the load kit reads it: one line asked, one line of JSON answered.
 
-It trusts nothing: a server that answers something else is a `ControlError` in one line. It sends no command but `status`.
+It trusts nothing: a server that answers something else is a `ControlError` in one line. It only asks for the status.
 """
 
 from __future__ import annotations

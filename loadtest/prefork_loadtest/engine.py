@@ -10,15 +10,15 @@ import logging
 import signal
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from locust import events
 from locust.argument_parser import get_parser
 from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner
-from prefork_client import Client, ClientError
 
+from prefork_client import Client, ClientError
 from prefork_loadtest import control, machine
 from prefork_loadtest.balance import Balance
 from prefork_loadtest.collector import DRAIN_S, Collector, install
@@ -70,7 +70,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Record:
             Run(plan, record, say, interrupted).carry_out()
         except RunBroken as reason:
             record.troubles.append(str(reason))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the record says so and the verdict is not 0
             _log.exception("the load kit itself broke")
             record.troubles.append(f"the load kit itself broke: {type(error).__name__}")
         record.interrupted = bool(interrupted)
@@ -81,7 +81,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Record:
 def _interruptions() -> Iterator[list[int]]:
     """Collect INT and TERM in a list instead of dying of them; a second one ends the process as it would have."""
     seen: list[int] = []
-    handlers = []
+    handlers: list[Any] = []
 
     def note(number: int) -> None:
         seen.append(number)
@@ -155,13 +155,13 @@ class Run:
             USERS[name].fixed_count = size
         # No configuration file and no LOCUST_* variable has a say: the scenario and the command line are the settings.
         parser = get_parser(default_config_files=[])
-        arguments = ["--headless", *UserOptions(user_rate=plan.user_rate).arguments()]
+        users = UserOptions(user_rate=plan.user_rate, reply_timeout_s=plan.reply_timeout_s)
         return Environment(
             user_classes=[USERS[name] for name in crews],
             events=events,
             host=plan.host,
-            stop_timeout=DRAIN_S,
-            parsed_options=parser.parse_args(arguments, env_vars={}),
+            stop_timeout=plan.reply_timeout_s + DRAIN_S,
+            parsed_options=parser.parse_args(["--headless", *users.arguments()], env_vars={}),
         )
 
     def _prepare(self, environment: Environment, stack: ExitStack) -> Collector:
@@ -202,7 +202,8 @@ class Run:
         plan = self._plan
         runner = collector.runner
         complete: list[int] = []
-        environment.events.spawning_complete.add_listener(lambda user_count, **_: complete.append(user_count))
+        spawned = environment.events.spawning_complete
+        spawned.add_listener(lambda user_count, **_: complete.append(user_count))  # type: ignore[no-untyped-call]
         self._record.started_at, self._start = time.time(), time.monotonic()
         self._record.spans.append(Span(RAMP, 0.0, 0.0))
         self._say(f"{plan.users} users on {plan.host} for {plan.duration_s:g} s")
@@ -233,7 +234,7 @@ class Run:
 
     def _look(self, *, must: bool = False) -> None:
         """Read the server's status, now and then."""
-        if self._plan.control is None or self._elapsed - self._looked_at < CONTROL_INTERVAL_S and not must:
+        if self._plan.control is None or (self._elapsed - self._looked_at < CONTROL_INTERVAL_S and not must):
             return
         self._looked_at = self._elapsed
         try:

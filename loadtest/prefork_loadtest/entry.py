@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from locust import events, stats
+from locust.runners import WorkerRunner
 
-from prefork_loadtest import options
+from prefork_loadtest import epilogue, options
 from prefork_loadtest.collector import install
 from prefork_loadtest.service_users import (
     ChargenUser,
@@ -63,15 +64,27 @@ def bucket(response_time: float) -> float:
     return float(f"{response_time:.3g}")
 
 
-# The function is a global of Locust's that is meant to be replaced; its console and CSV still cut to milliseconds.
-stats.bucket_response_time = bucket
-
-
-@events.init_command_line_parser.add_listener
 def _on_parser(parser: LocustArgumentParser, **_: Any) -> None:  # noqa: ANN401 - Locust passes what it likes
     options.add_arguments(parser)
 
 
-@events.init.add_listener
 def _on_init(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above
     install(environment)
+    named = environment.parsed_options.user_classes if environment.parsed_options else []
+    # Locust would let every class of the file attack one port. A worker keeps all: its master says who is needed.
+    if not named and not isinstance(environment.runner, WorkerRunner):
+        environment.user_classes = [EchoUser]
+
+
+def _on_quitting(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above
+    epilogue.conclude(environment)
+
+
+# The function is a global of Locust's that is meant to be replaced; its console and CSV still cut to milliseconds.
+stats.bucket_response_time = bucket  # type: ignore[assignment]
+for _event, _listener in (
+    (events.init_command_line_parser, _on_parser),
+    (events.init, _on_init),
+    (events.quitting, _on_quitting),
+):
+    _event.add_listener(_listener)  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,6 @@ class KillWorker:
 
 
 def _kill(pid: int) -> None:
-    try:
+    # Gone already: the status had named it, so its loss is what is measured.
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it was gone before; the status had named it, so its loss is what is measured

@@ -54,7 +54,7 @@ class Histogram:
         """Add every time of `other` to this one."""
         if not other.count:
             return
-        self._hdr.add(other._hdr)  # noqa: SLF001 - the same class
+        self._hdr.add(other._hdr)
         self.count += other.count
         self.min_us = min(self.min_us, other.min_us)
         self.max_us = max(self.max_us, other.max_us)
@@ -74,6 +74,6 @@ class Histogram:
         if decoded.get_total_count() != data["count"]:
             raise ValueError("a histogram arrived with another count than it was sent with")
         histogram = cls(decoded.significant_figures)
-        histogram._hdr.add(decoded)  # noqa: SLF001 - the same class
+        histogram._hdr.add(decoded)
         histogram.count, histogram.min_us, histogram.max_us = data["count"], data["min_us"], data["max_us"]
         return histogram

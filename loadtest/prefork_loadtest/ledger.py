@@ -217,7 +217,7 @@ class Ledger:
     def take(self) -> LedgerData:
         """What was booked since the last `take`, and an empty ledger from here on."""
         data = self.encode()
-        self.__init__()  # type: ignore[misc]  # noqa: PLC2801 - the one definition of empty
+        self.__init__()  # type: ignore[misc]
         return data
 
     def merge(self, data: LedgerData) -> None:

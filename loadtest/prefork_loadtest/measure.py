@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from locust.exception import StopUser
+
 from prefork_client import (
     BadFrame,
     ConnectFailed,
@@ -19,7 +20,6 @@ from prefork_client import (
     Truncated,
     UnexpectedData,
 )
-
 from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.ledger import Sample

@@ -36,6 +36,7 @@ class Plan:
         external_workers: Locust worker processes that somebody else starts, to be waited for.
         bind: where external workers connect, `(host, port)`.
         wait_s: seconds to wait for the server's first answer.
+        reply_timeout_s: seconds that a reply may take, and a connection.
         control: the server's control socket; None if it cannot be asked.
         kill_at_s: when to kill a server worker, in seconds under full load; None for never.
         own_gates: gates from a file, which replace the scenario's.
@@ -50,6 +51,7 @@ class Plan:
     external_workers: int = 0
     bind: tuple[str, int] = ("127.0.0.1", 0)
     wait_s: float = 5.0
+    reply_timeout_s: float = 5.0
     control: Path | None = None
     kill_at_s: float | None = None
     own_gates: tuple[gates.Gate, ...] = ()

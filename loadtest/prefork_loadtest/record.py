@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prefork_loadtest import figures, gates, ledger
+from prefork_loadtest import figures, ledger
+from prefork_loadtest import gates as gating
 from prefork_loadtest.balance import Share
 from prefork_loadtest.faults import Mark
 from prefork_loadtest.ledger import Ledger, LedgerData
@@ -87,14 +88,14 @@ class Record:
         """`{phase: {figure: value}}`, which the gates are held against."""
         return figures.of_run(self.books(), self.durations, self.faults)
 
-    def verdict(self, required: tuple[gates.Gate, ...] | None = None) -> Verdict:
+    def verdict(self, required: tuple[gating.Gate, ...] | None = None) -> Verdict:
         """The verdict by the run's own gates, or by others.
 
         Raises:
-            gates.GateError: the run's own gates cannot be read.
+            gating.GateError: the run's own gates cannot be read.
         """
         if required is None:
-            required = tuple(gates.parse(gate, ledger.PHASES) for gate in self.gates)
+            required = tuple(gating.parse(gate, ledger.PHASES) for gate in self.gates)
         total = self.books().total()
         evidence = Evidence(
             reached=self.reached,

@@ -11,12 +11,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from locust import task
-from prefork_wire import Raw
 
 from prefork_loadtest import answers
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.users import TcpUser
+from prefork_wire import Raw
 
 if TYPE_CHECKING:
     from prefork_client import Client

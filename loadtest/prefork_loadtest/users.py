@@ -11,17 +11,18 @@ import time
 from typing import TYPE_CHECKING
 
 from locust import User, task
-from prefork_client import Client, PeerClosedIdle
-from prefork_wire import Lines, parse_address
 
+from prefork_client import Client, PeerClosedIdle
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.options import UserOptions
 from prefork_loadtest.proof import Prover, check
 from prefork_loadtest.schedule import Schedule
+from prefork_wire import Lines, parse_address
 
 if TYPE_CHECKING:
     from locust.env import Environment
+
     from prefork_wire import Framing
 
 DEFAULT_HOST = "tcp://127.0.0.1:7"
@@ -93,16 +94,18 @@ class ProvingUser(TcpUser):
                     measurement.started()
                 answer = self._answer(client, request, measurement)
                 measurement.received = len(answer)
-                if answer == self.busy_reply:
-                    raise RequestFailed(Failure.BUSY)
-                failure = check(request, answer)
-                if failure is not None:
-                    raise RequestFailed(failure)
+                self._require(request, answer)
             except BaseException:
                 self.disconnect()
                 raise
         if not keep:
             self.disconnect()
+
+    def _require(self, request: bytes, answer: bytes) -> None:
+        """Fail the request unless the answer is its echo."""
+        failure = Failure.BUSY if answer == self.busy_reply else check(request, answer)
+        if failure is not None:
+            raise RequestFailed(failure)
 
     def _answer(self, client: Client, request: bytes, measurement: Measurement) -> bytes:
         """The answer to a request, asked again on a new connection if the kept one was closed before it was sent.

@@ -1,0 +1,227 @@
+"""Whole runs of the smoke scenario, small, against servers that behave and servers that do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., Any]
+
+BUSY = ("--users", "16", "--rate", "200", "--duration", "4")
+
+
+def load_workers(pid: int) -> list[int]:
+    """The Locust workers that a run has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return [int(child) for child in children if b"--worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_a_good_echo_passes_and_leaves_the_whole_report(smoke: Run, peer: Run) -> None:
+    with peer("echo") as host:
+        outcome = smoke(host)
+    assert outcome.code == 0, outcome
+    assert "VERDICT  passed" in outcome.out
+    assert outcome.figures()["failed"] == 0
+    assert {path.name for path in outcome.report.iterdir()} == {
+        "index.html",
+        "report.json",
+        "requests.csv",
+        "junit.xml",
+    }
+    assert {row["name"] for row in [outcome.row("steady", name) for name in ("echo", "echo open", "echo churn")]}
+
+
+def test_one_wrong_answer_in_a_thousand_is_found_and_named(smoke: Run, peer: Run) -> None:
+    with peer("wrong:1000") as host:
+        outcome = smoke(host, *BUSY)
+    assert outcome.code == 3, outcome
+    assert 1 <= outcome.failures["wrong answer"] == outcome.figures()["requests"] // 1000
+    assert f"because  {outcome.failures['wrong answer']} of" in outcome.out
+    assert "requests: wrong answer" in outcome.out
+
+
+def test_an_answer_to_somebody_else_is_cross_talk(smoke: Run, peer: Run) -> None:
+    with peer("crossed:100") as host:
+        outcome = smoke(host)
+    assert outcome.code == 3, outcome
+    assert set(outcome.failures) == {"cross-talk"}
+    assert "requests: cross-talk" in outcome.out
+
+
+@pytest.mark.parametrize(("behaviour", "failure"), [("truncated:50", "truncated"), ("dropped:50", "unexpected close")])
+def test_a_lost_answer_fails_its_gate_under_its_own_name(smoke: Run, peer: Run, behaviour: str, failure: str) -> None:
+    with peer(behaviour) as host:
+        outcome = smoke(host)
+    assert outcome.code == 1, outcome
+    assert set(outcome.failures) == {failure}
+    assert "gate steady.failed == 0" in outcome.out
+
+
+def test_a_server_that_keeps_no_connection_is_found_out(smoke: Run, peer: Run) -> None:
+    with peer("closing") as host:
+        outcome = smoke(host)
+    assert outcome.code == 1, outcome
+    assert outcome.figures("steady")["reopened"] > 0
+    assert "gate steady.reopened == 0" in outcome.out
+
+
+def test_nothing_listening_is_never_reached(smoke: Run) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # a port of ours on which nobody listens
+        outcome = smoke(f"tcp://127.0.0.1:{sock.getsockname()[1]}", "--wait", "0.3")
+    assert outcome.code == 5, outcome
+    assert "never reached" in outcome.out
+
+
+def test_a_server_that_never_answers_proves_nothing(smoke: Run, peer: Run) -> None:
+    with peer("mute") as host:
+        outcome = smoke(host, "--duration", "1", "--reply-timeout", "0.5")
+    assert outcome.code == 4, outcome
+    assert set(outcome.failures) == {"timeout"}
+    assert "no request got an answer" in outcome.out
+
+
+def test_a_server_that_closes_every_connection_proves_nothing(smoke: Run, peer: Run) -> None:
+    with peer("refusing") as host:
+        outcome = smoke(host, "--duration", "1")
+    assert outcome.code == 4, outcome
+    assert set(outcome.failures) == {"unexpected close"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_invalid_and_still_reported(start: Run, peer: Run, number: signal.Signals) -> None:
+    with peer("echo") as host:
+        process = start("run", "smoke", "--host", host, "--users", "4", "--duration", "60", "--report", "report")
+        process.hear("requests")
+        process.popen.send_signal(number)
+        outcome = process.end()
+    assert outcome.code == 4, outcome
+    assert "because  interrupted" in outcome.out
+    assert outcome.figures()["requests"] > 0
+    assert "Traceback" not in outcome.err
+
+
+def test_a_stall_shows_from_the_intended_start_and_not_in_the_service_time(smoke: Run, peer: Run) -> None:
+    with peer("stall:100:2") as host:
+        outcome = smoke(host, "--users", "4", "--rate", "50", "--duration", "5")
+    assert outcome.code == 0, outcome
+    scheduled, closed = outcome.row("steady", "echo open"), outcome.row("steady", "echo")
+    # Two of five seconds: of the requests that were due, two in five waited, up to two seconds.
+    assert float(scheduled["p90_intended_us"]) > 500_000
+    assert float(scheduled["p90_us"]) < 250_000
+    assert float(closed["p90_us"]) < 250_000
+    assert float(closed["max_us"]) > 1_500_000
+    assert closed["p90_intended_us"] == ""
+
+
+def test_locust_workers_share_the_load_and_lose_no_sample(smoke: Run, peer: Run) -> None:
+    with peer("echo") as host:
+        outcome = smoke(host, "--workers", "2")
+    assert outcome.code == 0, outcome
+    record = outcome.table["record"]
+    assert record["ledger"]["begun"] == record["ledger"]["finished"] == outcome.figures()["requests"]
+    assert [name for name in record["load"] if name.startswith("load process")] == ["load process 1", "load process 2"]
+
+
+def test_a_load_worker_that_dies_makes_the_run_invalid(start: Run, peer: Run) -> None:
+    with peer("echo") as host:
+        process = start("run", "smoke", "--host", host, "--duration", "60", "--workers", "2", "--report", "off")
+        process.hear("requests")
+        workers = load_workers(process.popen.pid)
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        outcome = process.end()
+    assert outcome.code == 4, outcome
+    assert "a load worker was lost" in outcome.out
+
+
+def test_a_killed_server_worker_costs_at_most_what_it_held(smoke: Run, tmp_path: Path) -> None:
+    with Server("echo", "--workers", "2", tmp_path=tmp_path) as server:
+        host, port = server.address
+        options = ("--control", server.control, "--kill-worker-at", "1", "--duration", "4")
+        outcome = smoke(f"tcp://{host}:{port}", *options)
+    assert outcome.code == 0, outcome
+    kill = outcome.figures("kill")
+    assert kill["failed"] <= kill["in_flight"] > 0
+    assert kill["replaced_s"] < 5
+    shares = outcome.table["record"]["shares"]
+    assert sorted(share["alive"] for share in shares) == [False, True, True]
+    assert all(share["requests"] > 0 for share in shares)
+    assert outcome.out.count("  worker ") == 3
+
+
+def test_a_kill_that_cannot_be_carried_out_is_no_pass(smoke: Run, peer: Run, tmp_path: Path) -> None:
+    with peer("echo") as host:
+        outcome = smoke(host, "--control", str(tmp_path / "nobody.sock"), "--kill-worker-at", "1")
+    assert outcome.code == 4, outcome
+    assert "nobody.sock" in outcome.out
+
+
+def test_gates_of_a_file_replace_the_scenarios(smoke: Run, peer: Run, tmp_path: Path) -> None:
+    gates = tmp_path / "gates.toml"
+    gates.write_text('gates = ["steady.p99_us < 1", "steady.failed == 0"]\n', "utf-8")
+    with peer("echo") as host:
+        outcome = smoke(host, "--gates", str(gates), "--duration", "1")
+    assert outcome.code == 1, outcome
+    assert "FAIL  steady.p99_us < 1" in outcome.out
+    assert "ok    steady.failed == 0" in outcome.out
+
+
+def test_json_is_all_that_standard_output_holds_and_can_be_judged_again(start: Run, peer: Run) -> None:
+    with peer("echo") as host:
+        options = ("--users", "4", "--duration", "1", "--report", "report", "--json")
+        outcome = start("run", "smoke", "--host", host, *options).end()
+    assert outcome.code == 0, outcome
+    assert json.loads(outcome.out)["verdict"]["name"] == "passed"
+    again = start("verdict", "report").end()
+    assert again.code == 0, again
+    assert "VERDICT  passed" in again.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("run", "smok"), "'smok'"),
+        (("run", "smoke", "--host", "127.0.0.1"), "no port"),
+        (("run", "smoke", "--host", "tcp://127.0.0.1:0"), "nothing to connect to"),
+        (("run", "smoke", "--users", "0"), "--users"),
+        (("run", "smoke", "--rate", "0"), "--rate"),
+        (("run", "smoke", "--duration", "-1"), "--duration"),
+        (("run", "smoke", "--duration", "nan"), "--duration"),
+        (("run", "smoke", "--kill-worker-at", "1"), "--control"),
+        (("run", "smoke", "--gates", "missing.toml"), "No such file"),
+        (("run", "smoke", "--bind", "nowhere", "--external-workers", "1"), "HOST:PORT"),
+        (("run", "smoke", "--report", "/proc/none"), "--report"),
+        (("run", "smoke", "--no-such-option"), "--no-such-option"),
+        (("verdict", "missing"), "No such file"),
+        (("nothing",), "nothing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(start: Run, arguments: tuple[str, ...], complaint: str) -> None:
+    outcome = start(*arguments).end()
+    assert outcome.code == 2, outcome
+    assert complaint in outcome.err
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+
+
+def test_the_environment_gives_options_too(start: Run) -> None:
+    outcome = start("run", "smoke", PREFORK_LOADTEST_USERS="none").end()
+    assert outcome.code == 2, outcome
+    assert "PREFORK_LOADTEST_USERS" in outcome.err
+
+
+def test_list_has_a_line_for_each_scenario(start: Run) -> None:
+    outcome = start("list").end()
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["smoke"]
