@@ -18,9 +18,26 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+BUILDER: Final = "prefork-test"
 OVERRIDES: Final = ROOT / "tests" / "docker"
 # What would change what is composed, or how it is told.
-_FOREIGN: Final = ("COMPOSE_", "ECHO_", "PAGE_", "WORKERS")
+_FOREIGN: Final = ("COMPOSE_", "ECHO_", "PAGE_")
+
+
+def build(timeout: float) -> None:
+    """Build both images, always under one name: Compose labels them with it, and each other name is another image."""
+    subprocess.run(
+        [*_command(BUILDER), "--profile", "ci", "build"], cwd=ROOT, env=_environment(), timeout=timeout, check=True
+    )
+
+
+def _command(project: str) -> list[str]:
+    options = ["--project-name", project, "--ansi", "never", "--progress", "plain"]
+    return ["docker", "compose", *options, "--file", str(ROOT / "docker-compose.yml")]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
 
 
 class Project:
@@ -33,14 +50,12 @@ class Project:
     """
 
     def __init__(self, engine: DockerClient, override: str = "", **env: str) -> None:
-        self.name = f"prefork-test-{secrets.token_hex(4)}"
+        self.name = f"{BUILDER}-{secrets.token_hex(4)}"
         self._engine = engine
-        files = [ROOT / "docker-compose.yml", *([OVERRIDES / override] if override else [])]
-        self._command = ["docker", "compose", "--project-name", self.name, "--ansi", "never", "--progress", "plain"]
-        for file in files:
-            self._command += ["--file", str(file)]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        self._env = {**kept, "ECHO_PORT": "0", "PAGE_PORT": "0", **env}
+        self._command = _command(self.name)
+        if override:
+            self._command += ["--file", str(OVERRIDES / override)]
+        self._env = {**_environment(), "ECHO_PORT": "0", "PAGE_PORT": "0", **env}
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +80,10 @@ class Project:
             sys.stderr.write(f"--- docker compose {' '.join(arguments)}\n{done.stdout}{done.stderr}---\n")
             raise AssertionError(f"docker compose {' '.join(arguments)}: exit code {done.returncode}, not {expect}")
         return done.stdout
+
+    def up(self, *services: str) -> None:
+        """Start services, by default those that `docker compose up` starts, and wait until they are healthy."""
+        self.run("up", "--no-build", "--wait", "--wait-timeout", "90", *services)
 
     def logs(self) -> str:
         """Return what all containers have written so far."""

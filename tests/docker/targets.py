@@ -1,0 +1,26 @@
+"""Two services for the server's container: one that lies, and one that takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+from prefork import Connection, Lines, conversation, reply
+
+EVERY = 200
+_numbers = count(1)
+
+
+@reply(Lines())
+def liar(line: bytes) -> bytes:
+    """An echo that swaps the first two bytes of one answer in 200."""
+    return line[1::-1] + line[2:] if next(_numbers) % EVERY == 0 else line
+
+
+@conversation(Lines())
+async def slow(conn: Connection) -> None:
+    """Says at once that it works, and two seconds later that it is done."""
+    async for _ in conn:
+        await conn.send(b"working")
+        await asyncio.sleep(2)
+        await conn.send(b"done")

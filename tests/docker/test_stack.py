@@ -1,0 +1,120 @@
+"""`docker compose up --wait`, as a person types it: the server, the Locust page, and the load already running."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from support.compose import Compose, Project
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(700)]
+EACH_SERVICE = pytest.mark.parametrize("service", ["server", "locust-master", "locust-worker"])
+
+
+@pytest.fixture(scope="module")
+def stack(shared: Compose) -> Project:
+    project = shared()
+    project.up()
+    return project
+
+
+def fetch(stack: Project, path: str) -> bytes:
+    host, port = stack.address("locust-master", 8089)
+    with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as reply:
+        return bytes(reply.read())
+
+
+def test_everything_comes_up_and_is_healthy(stack: Project) -> None:
+    states = {
+        str(container.name).removeprefix(f"{stack.name}-"): (container.status, container.health)
+        for service in ("server", "locust-master", "locust-worker")
+        for container in stack.containers(service)
+    }
+    assert states == {
+        "server-1": ("running", "healthy"),
+        "locust-master-1": ("running", "healthy"),
+        "locust-worker-1": ("running", "unknown"),  # it has no port to ask; the master knows of it
+        "locust-worker-2": ("running", "unknown"),
+    }
+
+
+@EACH_SERVICE
+def test_containers_are_started_without_rights(stack: Project, service: str) -> None:
+    for container in stack.containers(service):
+        host = container.attrs["HostConfig"]
+        assert host["ReadonlyRootfs"] is True
+        assert host["CapDrop"] == ["ALL"]
+        assert not host["CapAdd"]
+        assert not host["Privileged"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert container.attrs["Config"]["User"] == "10001:10001"
+
+
+@EACH_SERVICE
+def test_process_1_has_no_capability_and_can_gain_none(stack: Project, service: str) -> None:
+    lines = stack.execute(service, "cat", "/proc/1/status").splitlines()
+    status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    assert status["Uid"] == ["10001"] * 4
+    assert status["Gid"] == ["10001"] * 4
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name][0], 16) == 0, name
+    assert status["NoNewPrivs"] == ["1"]
+
+
+@EACH_SERVICE
+def test_root_file_system_is_read_only(stack: Project, service: str) -> None:
+    mounts = [line.split() for line in stack.execute(service, "cat", "/proc/mounts").splitlines()]
+    (options,) = [mount[3].split(",") for mount in mounts if mount[1] == "/"]
+    assert "ro" in options
+    said = stack.execute(service, "sh", "-c", "touch /etc/x /opt/prefork/x 2>&1 || touch /tmp/x")
+    assert said.count("Read-only file system") == 2
+
+
+def test_published_ports_are_for_this_machine_alone(stack: Project) -> None:
+    assert stack.address("server", 7)[0] == "127.0.0.1"
+    assert stack.address("locust-master", 8089)[0] == "127.0.0.1"
+    assert not any(stack.container("locust-master").ports.get("5557/tcp") or ())
+
+
+def test_every_byte_comes_back_through_the_published_port(stack: Project) -> None:
+    sent = bytes(range(256)) * 4096
+    with socket.create_connection(stack.address("server", 7), timeout=20) as sock:
+        received = b""
+        for start in range(0, len(sent), 65536):
+            sock.sendall(sent[start : start + 65536])
+            while len(received) < start + 65536 and (data := sock.recv(65536)):
+                received += data
+        assert received == sent
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+
+
+def test_page_shows_a_load_that_already_runs_without_a_failure(stack: Project) -> None:
+    assert b"Locust" in fetch(stack, "/")
+
+    def running() -> dict[str, Any]:
+        table: dict[str, Any] = json.loads(fetch(stack, "/stats/requests"))
+        return table if total(table)["num_requests"] >= 300 and len(table["workers"]) == 2 else {}
+
+    table = until(running, 60, what="300 requests of two load workers on Locust's page")
+    assert table["state"] == "running"
+    assert table["user_count"] == 16
+    assert table["errors"] == []
+    assert total(table)["num_failures"] == 0
+    assert {row["name"] for row in table["stats"]} == {"echo", "echo open", "echo churn", "Aggregated"}
+
+
+def total(table: dict[str, Any]) -> dict[str, Any]:
+    (row,) = [row for row in table["stats"] if row["name"] == "Aggregated"]
+    return dict(row)
+
+
+def test_load_arrives_at_every_server_worker(stack: Project) -> None:
+    until(lambda: all(row["requests"] for row in stack.status()["workers"]), 30, what="each worker has had a request")
