@@ -23,6 +23,7 @@ _GROUPS: Final = {
     "binding": "Binding",
     "workers": "Workers",
     "clocks": "Clocks (seconds)",
+    "recycling": "Recycling (the replacement is ready before the old worker leaves)",
     "limits": "Limits",
     "process": "Process",
     "logs": "Logs",

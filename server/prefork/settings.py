@@ -100,6 +100,10 @@ def _size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def _size_or_0(text: str) -> int:
+    return 0 if text == "0" else _size(text)
+
+
 def _choice(values: tuple[str, ...]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
@@ -244,6 +248,20 @@ class Settings:
     )
     drain_timeout: float = _option(
         30.0, _seconds(0), "for connections to finish after a stop or a reload", group="clocks", metavar="SECONDS"
+    )
+
+    max_requests: int = _option(
+        0, _whole(0, 10**12), "requests after which a worker is replaced; 0 never", group="recycling", metavar="N"
+    )
+    max_requests_jitter: int = _option(
+        0, _whole(0, 10**12), "up to so many more, drawn for each worker, so that not all go at once",
+        group="recycling", metavar="N",
+    )  # fmt: skip
+    max_lifetime: float = _option(
+        0.0, _seconds(0, 1e8), "seconds after which a worker is replaced; 0 never", group="recycling", metavar="SECONDS"
+    )
+    max_rss: int = _option(
+        0, _size_or_0, "resident memory above which a worker is replaced; 0 never", group="recycling", metavar="SIZE"
     )
 
     max_connections: int = _option(

@@ -136,6 +136,28 @@ def test_candidate_that_fails_is_abandoned_and_the_old_is_never_touched() -> Non
     assert policy.decide(pool, 1.0) == [Abandon(2, "SyntaxError"), Tell(new, signal.SIGKILL, 2.0)]
 
 
+def test_worn_workers_are_replaced_one_at_a_time_and_leave_only_when_their_replacement_serves() -> None:
+    pool = make_pool(2)
+    first, second = add(pool, 0), add(pool, 1)
+    first.worn = second.worn = "for the test"
+    assert policy.decide(pool, 1.0) == [Spawn(0, 1)]
+    replacement = add(pool, 0, State.STARTING, now=1.0)
+    assert policy.decide(pool, 2.0) == []
+    pool.ready(replacement, 2.0)
+    assert policy.decide(pool, 2.0) == [Tell(first, signal.SIGUSR2, 31.0)]
+    pool.tell(first, signal.SIGUSR2, 31.0, 2.0)
+    assert policy.decide(pool, 2.0) == [Spawn(1, 1)]
+
+
+def test_replacement_that_fails_in_boot_leaves_the_worn_worker_serving() -> None:
+    pool = make_pool(1)
+    add(pool, 0).worn = "for the test"
+    for _ in range(3):
+        pool.exited(add(pool, 0, State.STARTING, now=1.0), 1.0)
+    assert policy.decide(pool, 1.0) == []
+    assert policy.decide(pool, pool.slot(0).not_before) == [Spawn(0, 1)]
+
+
 def test_cold_server_gives_up_at_once_when_told_why() -> None:
     pool = make_pool(2)
     worker = add(pool, 0, State.STARTING)
@@ -193,9 +215,13 @@ def test_every_pair_of_state_and_event_is_in_the_table_or_raises(state: State, e
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["ready", "exit", "scale", "reload", "wait"]), st.integers(0, 5)), max_size=60)
+    st.lists(
+        st.tuples(st.sampled_from(["ready", "exit", "scale", "reload", "wear", "wait"]), st.integers(0, 5)), max_size=60
+    )
 )
-def test_whatever_happens_the_pool_comes_back_to_its_target(events: list[tuple[str, int]]) -> None:
+def test_whatever_happens_the_pool_comes_back_to_its_target(  # noqa: C901 - one step per kind of event
+    events: list[tuple[str, int]],
+) -> None:
     pool, now = make_pool(3), 0.0
     pool.ever_ready = True
     for kind, number in events:
@@ -208,6 +234,8 @@ def test_whatever_happens_the_pool_comes_back_to_its_target(events: list[tuple[s
             pool.exited(chosen, now)
         elif kind == "scale":
             pool.target = number + 1
+        elif kind == "wear" and chosen:
+            chosen.worn = "for the test"
         elif kind == "reload" and pool.candidate is None:
             pool.try_generation()
         else:
@@ -227,7 +255,13 @@ def test_whatever_happens_the_pool_comes_back_to_its_target(events: list[tuple[s
 
 
 def _perform(pool: Pool, now: float) -> float:
-    for action in policy.decide(pool, now):
+    actions = policy.decide(pool, now)
+    leaving = [action.worker for action in actions if isinstance(action, Tell)]
+    stays = {w.slot for w in pool.of(pool.generation) if w.state is State.SERVING and w not in leaving}
+    for worker in leaving:  # whoever leaves a slot of the pool's own leaves it served
+        if worker.generation == pool.generation and worker.slot < pool.target:
+            assert worker.slot in stays
+    for action in actions:
         match action:
             case Spawn(slot, generation):
                 worker = Worker(slot, generation, _free_pid(pool), pool.free_row(), SETTINGS, now, now + 30, beat=now)

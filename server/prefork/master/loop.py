@@ -127,7 +127,21 @@ class Master:
             LOGGER.warning("the master was away for %.1f s; nobody is killed for that", slept)
             self._pool.forgive(slept, now)
         for worker in self._pool:
-            worker.beat = max(worker.beat, min(now, self._board.row(worker.row).read().beat_s))
+            reading = self._board.row(worker.row).read()
+            worker.beat = max(worker.beat, min(now, reading.beat_s))
+            if worker.state is State.SERVING and not worker.worn:
+                self._look_for_wear(worker, reading.requests, now)
+
+    def _look_for_wear(self, worker: Worker, requests: int, now: float) -> None:
+        settings = worker.settings
+        if worker.allowance and requests >= worker.allowance:
+            worker.worn = f"it has served {requests} requests (--max-requests)"
+        elif settings.max_lifetime and now - worker.started >= settings.max_lifetime:
+            worker.worn = f"it has lived for {now - worker.started:.0f} s (--max-lifetime)"
+        elif settings.max_rss and (rss := process.rss_bytes(worker.pid)) > settings.max_rss:
+            worker.worn = f"it holds {rss >> 20} MiB (--max-rss)"
+        if worker.worn:
+            LOGGER.info("%s is to be replaced: %s", worker, worker.worn)
 
     # Events. ---------------------------------------------------------------------------------------------------------
 
@@ -390,6 +404,9 @@ class Master:
         # the deadline counts from before the fork: a child that never runs is overdue too
         deadline = now + plan.settings.boot_timeout
         worker = Worker(slot, generation, pid, row, plan.settings, started=now, deadline=deadline, beat=now)
+        if plan.settings.max_requests:
+            jitter = random.randint(0, plan.settings.max_requests_jitter)  # noqa: S311 - spreads the replacements
+            worker.allowance = plan.settings.max_requests + jitter
         self._pool.workers[pid] = worker
         self._channels[pid] = ours
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_channel(worker))

@@ -86,7 +86,7 @@ def decide(pool: Pool, now: float) -> list[Action]:
         return [*actions, *_stop(pool, now)]
     if pool.candidate is not None:
         return [*actions, *_try_candidate(pool, pool.candidate, now), *_fill(pool, pool.generation, now)]
-    return [*actions, *_give_up(pool), *_fill(pool, pool.generation, now), *_retire(pool)]
+    return [*actions, *_give_up(pool), *_fill(pool, pool.generation, now), *_replace(pool, now), *_retire(pool)]
 
 
 def next_deadline(pool: Pool, now: float) -> float:
@@ -169,12 +169,36 @@ def _fill(pool: Pool, generation: int, now: float) -> Iterator[Spawn]:
             yield Spawn(index, generation)
 
 
+def _replace(pool: Pool, now: float) -> Iterator[Spawn]:
+    """Fork a second worker into the slot of a worn one, one at a time: the old serves until the new one does."""
+    members = [w for w in pool.of(pool.generation) if w.slot < pool.target]
+    if any(w.state is State.STARTING for w in members) or len(members) > pool.target:
+        return
+    for worker in members:
+        if worker.worn and now >= pool.slot(worker.slot).not_before:
+            yield Spawn(worker.slot, pool.generation)
+            return
+
+
 def _retire(pool: Pool) -> Iterator[Tell]:
-    """Send home what is too many: older generations once the new one serves, and slots beyond the target."""
-    current = [w for w in pool.of(pool.generation) if w.slot < pool.target and w.state is State.SERVING]
+    """Send home what is too many.
+
+    That is: older generations once every slot is served by the current one, slots beyond the target, and in each slot
+    all but the youngest that serves.
+    """
+    youngest: dict[int, Worker] = {}
+    for worker in pool.of(pool.generation):
+        if worker.slot < pool.target and worker.state is State.SERVING:
+            best = youngest.setdefault(worker.slot, worker)
+            if worker.started >= best.started:
+                youngest[worker.slot] = worker
     for worker in pool:
         if worker.state not in {State.STARTING, State.SERVING}:
             continue
-        old = worker.generation != pool.generation and len(current) >= pool.target
-        if old or (worker.generation == pool.generation and worker.slot >= pool.target):
+        if worker.generation != pool.generation:
+            leave = len(youngest) >= pool.target
+        else:
+            replaced = worker.state is State.SERVING and youngest.get(worker.slot) is not worker
+            leave = worker.slot >= pool.target or replaced
+        if leave:
             yield Tell(worker, signal.SIGUSR2, worker.settings.drain_timeout + GRACE)

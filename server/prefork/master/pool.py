@@ -86,6 +86,8 @@ class Worker:
     beat: float = 0.0  # the later of its last heartbeat and the last moment at which it was given time
     told: signal.Signals | None = None
     doomed: str = ""  # why it is being killed
+    worn: str = ""  # why it is to be replaced
+    allowance: int = 0  # requests after which it is, its share of the jitter included; 0: any number
 
     def __str__(self) -> str:
         return f"worker {self.slot} gen {self.generation} pid {self.pid}"

@@ -7,7 +7,8 @@ import gc
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from prefork.log import LOGGER
 from prefork.signals import forget_inherited
@@ -15,7 +16,9 @@ from prefork.signals import forget_inherited
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-CRASHED = 1
+_PAGE: Final = os.sysconf("SC_PAGESIZE")
+
+CRASHED: Final = 1
 """Exit code of a child whose own code raised."""
 
 
@@ -87,6 +90,14 @@ def send(pid: int, number: signal.Signals) -> None:
     """Send a signal to a child that has not been reaped: its pid cannot have become somebody else's."""
     with contextlib.suppress(ProcessLookupError):  # a zombie; the reaping will tell
         os.kill(pid, number)
+
+
+def rss_bytes(pid: int) -> int:
+    """Return a process's resident memory in bytes (proc(5), statm), 0 where that is not told."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def how_it_ended(status: int) -> str:

@@ -5,10 +5,9 @@ It reads and adds up; it changes nothing. Figures of workers that are gone stay 
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from prefork.master.process import rss_bytes
 from prefork.scoreboard import Field, Phase, Reading
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from prefork.scoreboard import Scoreboard
 
 _COUNTERS: Final = (Field.ACCEPTED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
-_PAGE: Final = os.sysconf("SC_PAGESIZE")
 
 
 class Totals:
@@ -71,7 +69,7 @@ def workers(pool: Pool, board: Scoreboard, now: float) -> list[dict[str, Any]]:
             "errors": reading[Field.ERRORS],
             "bytes_in": reading[Field.BYTES_IN],
             "bytes_out": reading[Field.BYTES_OUT],
-            "rss_bytes": _rss(worker.pid),
+            "rss_bytes": rss_bytes(worker.pid),
             "age_s": round(now - worker.started, 3),
         })  # fmt: skip
     return rows
@@ -86,11 +84,3 @@ def _word(worker: Worker, reading: Reading) -> str:
     if worker.state.value == "serving" and reading.phase is Phase.FULL:
         return "full"
     return worker.state.value
-
-
-def _rss(pid: int) -> int:
-    """Return a process's resident memory in bytes (proc(5), statm), 0 where that is not told."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
-    except (OSError, ValueError, IndexError):
-        return 0
