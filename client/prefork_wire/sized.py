@@ -120,21 +120,18 @@ class NetstringDecoder(Buffer):
         return self.take() if self._refill() else None
 
     def _measure(self, pending: bytearray) -> int:
-        colon = pending.find(b":", 0, self._digits + 1)
-        digits = pending[: colon if colon >= 0 else self._digits + 1]
-        if not digits:
-            if colon >= 0:
-                raise FrameInvalid("netstring without a length")
-            return len("0:,")
-        if not digits.isdigit():
-            raise FrameInvalid("netstring's length is not a number in decimal digits")
-        if digits.startswith(b"0") and digits != b"0":
+        head = pending[: self._digits + 1]
+        digits = head[: len(head) - len(head.lstrip(b"0123456789"))]
+        # In the order of their bytes, so that the error does not depend on how many of them have arrived.
+        if len(digits) > 1 and digits.startswith(b"0"):
             raise FrameInvalid("netstring's length has a leading zero")
-        if len(digits) > self._digits or int(digits) > self._max_length:
+        if digits and int(digits) > self._max_length:
             raise FrameTooLarge(f"announced length above the limit of {self._max_length} bytes")
-        if colon < 0:
+        if len(digits) == len(pending):
             return len(pending) + 1
-        comma = colon + 1 + int(digits)
+        if not digits or pending[len(digits)] != ord(":"):
+            raise FrameInvalid("netstring does not begin with a decimal length and a colon")
+        comma = len(digits) + 1 + int(digits)
         if comma < len(pending) and pending[comma] != ord(","):
             raise FrameInvalid("netstring does not end with a comma")
         return comma + 1

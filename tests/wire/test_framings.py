@@ -69,6 +69,7 @@ CASES = {
     "netstring over the limit": Case(Netstring(10), b"3:one,11", [b"one"], FrameTooLarge),
     "netstring over the limit with its body": Case(Netstring(10), b"11:hello world,", [], FrameTooLarge),
     "netstring over the limit's digits": Case(Netstring(10), b"100", [], FrameTooLarge),
+    "netstring over the limit before it is invalid": Case(Netstring(10), b"11x", [], FrameTooLarge),
     "netstring with a leading zero": Case(Netstring(), b"03:one,", [], FrameInvalid),
     "netstring of many zeros": Case(Netstring(), b"00", [], FrameInvalid),
     "netstring without a length": Case(Netstring(), b"3:one,:", [b"one"], FrameInvalid),
