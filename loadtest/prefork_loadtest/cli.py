@@ -6,6 +6,8 @@ It checks what was asked before anything heavy is imported, prints, and turns th
 from __future__ import annotations
 
 import json
+import logging
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -34,8 +36,19 @@ MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_40
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
-def _positive(most: float) -> click.FloatRange:
-    return click.FloatRange(0, most, min_open=True)
+class Number(click.FloatRange):
+    """A number within bounds. Click alone lets `nan` through, which is within all bounds and none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
+        """The number that was written."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+def _positive(most: float) -> Number:
+    return Number(0, most, min_open=True)
 
 
 def main() -> None:
@@ -44,7 +57,11 @@ def main() -> None:
         code = commands.main(standalone_mode=False, prog_name="prefork-loadtest")
     except click.ClickException as error:
         refuse(error.format_message())
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        code = Code.INVALID
+    except Exception:
+        # Fail-closed here too: Python's own exit code for a traceback would read as "a gate did not hold".
+        logging.getLogger(__name__).exception("prefork-loadtest itself broke")
         code = Code.INVALID
     sys.exit(int(code or 0))
 
@@ -108,11 +125,11 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # no
 @_option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
 @_option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
 @_option("--bind", default="127.0.0.1:5557", callback=_bind, help="Where external workers connect.")
-@_option("--wait", type=click.FloatRange(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
+@_option("--wait", type=Number(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
 @_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
 @_option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
 @_option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
-@_option("--kill-worker-at", metavar="S", type=click.FloatRange(0, MOST_SECONDS), help="Kill -9 a server worker then.")
+@_option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
 @_option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
 def run(*, scenario: str, report: str | None, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values

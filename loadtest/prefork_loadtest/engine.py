@@ -141,6 +141,7 @@ class Run:
         while True:
             try:
                 with Client(self._plan.host, connect_timeout=max(0.1, deadline - time.monotonic())):
+                    self._record.reached = True
                     return True
             except ClientError as error:
                 if time.monotonic() >= deadline or self._interrupted:
@@ -274,7 +275,6 @@ class Run:
             if record.spans:
                 record.spans[-1].end_s = self._elapsed
             record.ledger = collector.ledger.encode()
-            record.reached = collector.ledger.connections > 0
             record.troubles += collector.troubles()
             record.shares = self._balance.shares()
             record.load = collector.describe()

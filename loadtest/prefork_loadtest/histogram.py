@@ -6,6 +6,7 @@ kept exactly, which the encoding alone does not do.
 
 from __future__ import annotations
 
+import math
 from typing import TypedDict
 
 from hdrh.histogram import HdrHistogram
@@ -48,7 +49,9 @@ class Histogram:
         """Microseconds that `percent` % of the recorded times do not exceed; 0 when nothing was recorded."""
         if not self.count:
             return 0
-        return min(int(self._hdr.get_value_at_percentile(percent)), self.max_us)
+        # The library rounds the rank to the nearest, which leaves out the slowest of few: ask for a whole rank.
+        rank = max(1, math.ceil(percent * self.count / 100))
+        return min(int(self._hdr.get_value_at_percentile(100 * rank / self.count)), self.max_us)
 
     def merge(self, other: Histogram) -> None:
         """Add every time of `other` to this one."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., Any]
 
-BUSY = ("--users", "16", "--rate", "200", "--duration", "4")
+BUSY = ("--users", "16", "--rate", "200", "--duration", "3")
 
 
 def load_workers(pid: int) -> list[int]:
@@ -62,7 +62,7 @@ def test_an_answer_to_somebody_else_is_cross_talk(smoke: Run, peer: Run) -> None
 @pytest.mark.parametrize(("behaviour", "failure"), [("truncated:50", "truncated"), ("dropped:50", "unexpected close")])
 def test_a_lost_answer_fails_its_gate_under_its_own_name(smoke: Run, peer: Run, behaviour: str, failure: str) -> None:
     with peer(behaviour) as host:
-        outcome = smoke(host)
+        outcome = smoke(host, "--duration", "1")
     assert outcome.code == 1, outcome
     assert set(outcome.failures) == {failure}
     assert "gate steady.failed == 0" in outcome.out
@@ -70,7 +70,7 @@ def test_a_lost_answer_fails_its_gate_under_its_own_name(smoke: Run, peer: Run, 
 
 def test_a_server_that_keeps_no_connection_is_found_out(smoke: Run, peer: Run) -> None:
     with peer("closing") as host:
-        outcome = smoke(host)
+        outcome = smoke(host, "--duration", "1")
     assert outcome.code == 1, outcome
     assert outcome.figures("steady")["reopened"] > 0
     assert "gate steady.reopened == 0" in outcome.out
