@@ -265,3 +265,18 @@ def reopen_logs(control: str | None) -> None:
 
     ask(control or find(), 5.0, command="reopen-logs")
     click.echo("reopened")
+
+
+@main.command()
+@_control
+@_timeout
+def upgrade(control: str | None, timeout: float) -> None:
+    """Replace the running program by a new one.
+
+    A new master, possibly a new version, takes over the same open sockets; the old one leaves once it serves. On
+    failure nothing changes.
+    """
+    from prefork.master.control import ask, find
+
+    ask(control or find(), timeout, command="upgrade")
+    click.echo("upgraded: the new master serves")

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 _PREFIX = "PREFORK_"
+_HERITAGE = "PREFORK_HERITAGE"
 _FIRST_INHERITED_FD = 3  # sd_listen_fds(3): SD_LISTEN_FDS_START
 
 
@@ -33,3 +34,27 @@ def runtime_dir() -> Path:
     if named:
         return Path(named)
     return Path("/run") if os.geteuid() == 0 else Path(f"/tmp/prefork-{os.geteuid()}")  # noqa: S108 - made 0700 and owned by us before use
+
+
+def notify_socket() -> str:
+    """Return where the service manager wants to be told of changes (sd_notify(3)), or ""."""
+    return os.environ.get("NOTIFY_SOCKET", "")
+
+
+def watchdog_interval() -> float:
+    """Return the seconds within which the service manager wants a sign of life (sd_watchdog_enabled(3)), or 0.0."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    return int(microseconds) / 1e6 if microseconds.isascii() and microseconds.isdigit() else 0.0
+
+
+def take_heritage() -> str:
+    """Return what an older master left for this process, once; "" if there was none."""
+    return os.environ.pop(_HERITAGE, "")
+
+
+def with_heritage(heritage: str) -> dict[str, str]:
+    """Return this environment for a new master that is to inherit: no other process's sockets, and `heritage`."""
+    others = {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"}
+    return {**{name: value for name, value in os.environ.items() if name not in others}, _HERITAGE: heritage}

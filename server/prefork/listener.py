@@ -34,6 +34,7 @@ class Listener:
 
     socket: socket.socket
     backlog: int
+    bind: str  # the address as it was asked for, by which a new master finds what it inherits
     unlink: tuple[str, int] | None = None  # a unix path of ours and its inode
     address: str = field(init=False)
     """As it is written on the command line; a port of 0 has become the real one."""
@@ -68,14 +69,25 @@ class Listener:
                     Path(path).unlink()
 
 
+INHERITED: Final = "inherited"
+"""What stands for the address of a socket that a service manager passed."""
+
+
 def open_all(
-    addresses: Sequence[Address], inherited: Iterable[int], *, backlog: int, reuse_port: bool
+    addresses: Sequence[Address],
+    inherited: Iterable[int],
+    heritage: Iterable[tuple[str, int, tuple[str, int] | None]] = (),
+    *,
+    backlog: int,
+    reuse_port: bool,
 ) -> list[Listener]:
     """Open every address, after the sockets that a service manager passed; all of them or none.
 
     Args:
         addresses: what to bind; may be empty if something was inherited.
         inherited: descriptors of sockets that listen already.
+        heritage: open listeners of an older master, each with the address it was asked for and the unix path and inode
+            to remove at the end; those of an address that is not asked for any more are closed.
         backlog: length of each accept queue.
         reuse_port: set SO_REUSEPORT on what is bound here.
 
@@ -84,10 +96,14 @@ def open_all(
     """
     opened: list[Listener] = []
     try:
-        opened += [_adopt(fd, backlog) for fd in inherited]
+        opened += [_adopt(fd, backlog, INHERITED) for fd in inherited]
+        left = _sort(heritage, backlog)
+        opened += left.pop(INHERITED, [])
         for address in addresses:
-            if address.kind == "fd":
-                opened.append(_adopt(address.fd, backlog))
+            if str(address) in left:
+                opened += left.pop(str(address))
+            elif address.kind == "fd":
+                opened.append(_adopt(address.fd, backlog, str(address)))
             elif address.kind == "unix":
                 opened.append(_open_unix(address, backlog))
             else:
@@ -97,8 +113,21 @@ def open_all(
             listener.close()
             listener.unlink_path()
         raise
+    for unwanted in left.values():
+        for one in unwanted:
+            one.close()
+            one.unlink_path()
     _warn_if_clamped(backlog)
     return opened
+
+
+def _sort(heritage: Iterable[tuple[str, int, tuple[str, int] | None]], backlog: int) -> dict[str, list[Listener]]:
+    found: dict[str, list[Listener]] = {}
+    for bind, fd, unlink in heritage:
+        sock = socket.socket(fileno=fd)
+        sock.listen(backlog)  # listen(2) again only sets the queue's length
+        found.setdefault(bind, []).append(Listener(sock, backlog, bind, unlink))
+    return found
 
 
 def port_of(service: str) -> int:
@@ -132,7 +161,7 @@ def _open_tcp(address: Address, backlog: int, *, reuse_port: bool) -> list[Liste
         for sock in made:
             sock.close()
         raise AddressError(_explain(address, port, error)) from error
-    return [Listener(sock, backlog) for sock in made]
+    return [Listener(sock, backlog, str(address)) for sock in made]
 
 
 def _resolve_port(address: Address) -> int:
@@ -166,7 +195,7 @@ def _open_unix(address: Address, backlog: int) -> Listener:
         sock.bind(path)
         sock.listen(backlog)
         sock.setblocking(False)
-        return Listener(sock, backlog, (path, os.lstat(path).st_ino))
+        return Listener(sock, backlog, str(address), (path, os.lstat(path).st_ino))
     except OSError as error:
         sock.close()
         raise AddressError(_explain(address, None, error)) from error
@@ -189,7 +218,7 @@ def _remove_stale(path: str) -> None:
             return
 
 
-def _adopt(fd: int, backlog: int) -> Listener:
+def _adopt(fd: int, backlog: int, bind: str) -> Listener:
     try:
         flags = fcntl.fcntl(fd, fcntl.F_GETFD)
         sock = socket.socket(fileno=os.dup(fd))
@@ -201,7 +230,7 @@ def _adopt(fd: int, backlog: int) -> Listener:
     fcntl.fcntl(fd, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
     os.close(fd)
     sock.setblocking(False)
-    return Listener(sock, backlog)
+    return Listener(sock, backlog, bind)
 
 
 def _explain(address: Address, port: int | None, error: OSError) -> str:

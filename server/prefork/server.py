@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prefork import __version__, environment, listener, log, services
 from prefork.errors import AddressError, SettingsError, TargetError
 from prefork.log import LOGGER
-from prefork.master import control
+from prefork.master import control, upgrade
 from prefork.master.loop import Master
 from prefork.service import import_target
 from prefork.settings import CONTROL_OFF
@@ -19,7 +19,7 @@ from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from prefork.service import Service
     from prefork.settings import Settings
@@ -42,7 +42,13 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     handler = _open_log(settings)
     plan = Plan(settings, _load_early(settings))
     inherited = environment.listen_fds()
-    with _listening(settings, inherited) as listeners, _control(settings) as commands, _pidfile(settings.pidfile):
+    heritage = upgrade.receive()
+    heir = heritage.channel is not None
+    with (
+        _listening(settings, inherited, heritage) as listeners,
+        _control(settings, heir=heir) as commands,
+        _pidfile(None if heir else settings.pidfile),  # it names the process that everybody knows
+    ):
         where = ", ".join(one.address for one in listeners)
         LOGGER.info(
             "prefork %s pid %d serves %s on %s with %d workers", __version__, os.getpid(), settings.target, where,
@@ -50,8 +56,8 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
         )  # fmt: skip
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
-        with Master(plan, listeners, handler, commands) as master:
-            master.on_reload(lambda: _replan(plan, reread()))
+        with Master(plan, listeners, handler, commands, heritage.channel) as master:
+            master.on_reload(lambda: _replan(plan, _where_it_started(reread)))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
     return code
@@ -98,6 +104,12 @@ def _load_early(settings: Settings) -> Service | None:
     return service
 
 
+def _where_it_started(reread: Callable[[], Settings]) -> Settings:
+    """Read the settings anew where the program was started: `--chdir` has moved it since."""
+    with contextlib.chdir(upgrade.STARTED_IN):
+        return reread()
+
+
 def _replan(first: Plan, settings: Settings) -> Plan:
     """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
     if first.settings.preload:
@@ -110,7 +122,7 @@ def _replan(first: Plan, settings: Settings) -> Plan:
     return Plan(settings, _load_early(settings))
 
 
-def _addresses(settings: Settings, inherited: tuple[int, ...]) -> tuple[Address, ...]:
+def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, ...]:
     """Return what to bind: what was asked for, else what was inherited, else loopback and the service's own port."""
     if settings.bind or inherited:
         return settings.bind
@@ -121,9 +133,15 @@ def _addresses(settings: Settings, inherited: tuple[int, ...]) -> tuple[Address,
 
 
 @contextlib.contextmanager
-def _listening(settings: Settings, inherited: tuple[int, ...]) -> Iterator[list[listener.Listener]]:
+def _listening(
+    settings: Settings, inherited: tuple[int, ...], heritage: upgrade.Heritage
+) -> Iterator[list[listener.Listener]]:
     listeners = listener.open_all(
-        _addresses(settings, inherited), inherited, backlog=settings.backlog, reuse_port=settings.reuse_port
+        _addresses(settings, inherited or heritage.passed_on),
+        inherited,
+        heritage.listeners,
+        backlog=settings.backlog,
+        reuse_port=settings.reuse_port,
     )
     try:
         yield listeners
@@ -134,13 +152,13 @@ def _listening(settings: Settings, inherited: tuple[int, ...]) -> Iterator[list[
 
 
 @contextlib.contextmanager
-def _control(settings: Settings) -> Iterator[control.ControlSocket | None]:
+def _control(settings: Settings, *, heir: bool) -> Iterator[control.ControlSocket | None]:
     """Open the control socket; without `--control`, a server that cannot have one goes on without it."""
     if settings.control == CONTROL_OFF:
         yield None
         return
     try:
-        opened = control.ControlSocket(settings.control or control.default_path())
+        opened = control.ControlSocket(settings.control or control.default_path(), heir=heir and bool(settings.control))
     except (AddressError, OSError) as error:
         if settings.control is not None:
             raise

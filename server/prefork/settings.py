@@ -163,14 +163,14 @@ def _parent_exists(text: str) -> str:
         raise ValueError(f"cannot be made: the folder {path.absolute().parent} does not exist")
     if path.is_dir():
         raise ValueError("is a folder; name a file in it")
-    return text
+    return str(path.absolute())  # as it was meant where it was typed, whatever --chdir says
 
 
 def _control(text: str) -> str:
     if text == CONTROL_OFF:
         return text
-    if len(os.fsencode(text)) > 100:  # noqa: PLR2004 - unix(7): sun_path is 108 bytes, some systems less
-        raise ValueError("is too long for a unix socket: at most 100 bytes")
+    if len(os.fsencode(text)) > 90:  # noqa: PLR2004 - unix(7): sun_path is 108 bytes, some systems less; an heir adds to it
+        raise ValueError("is too long for a unix socket: at most 90 bytes")
     return _parent_exists(text)
 
 

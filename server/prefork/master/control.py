@@ -81,28 +81,36 @@ class Asker:
 class ControlSocket:
     """The listening side, in the master."""
 
-    def __init__(self, path: str) -> None:
-        """Listen at `path`.
+    def __init__(self, path: str, *, heir: bool) -> None:
+        """Listen at `path`; as the heir of the server that answers there, beside it until `take_over`.
 
         Raises:
             AddressError: another server answers there, or the path cannot be made.
         """
         self.path = path
-        if _is_answered(path):
+        self._bound = f"{path}.{os.getpid()}" if heir else path
+        if not heir and _is_answered(path):
             raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             before = os.umask(0o177)  # never open to others, not even between bind and chmod
             try:
-                self._socket.bind(path)
+                self._socket.bind(self._bound)
             finally:
                 os.umask(before)
-            self._inode = os.lstat(path).st_ino
+            self._inode = os.lstat(self._bound).st_ino
             self._socket.listen(64)
             self._socket.setblocking(False)
         except OSError as error:
             self._socket.close()
             raise AddressError(f"--control {path}: {error.strerror}; name a path that can be made, or off") from error
+
+    def take_over(self) -> None:
+        """Be the one that answers at `path`: in one step, so that nobody ever finds it missing."""
+        if self._bound != self.path:
+            with contextlib.suppress(OSError):
+                Path(self._bound).rename(self.path)
+                self._bound = self.path
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -126,8 +134,8 @@ class ControlSocket:
     def unlink(self) -> None:
         """Remove the path, if it is still the one made here."""
         with contextlib.suppress(OSError):
-            if os.lstat(self.path).st_ino == self._inode:
-                Path(self.path).unlink()
+            if os.lstat(self._bound).st_ino == self._inode:
+                Path(self._bound).unlink()
 
 
 def _is_answered(path: str) -> bool:

@@ -6,6 +6,7 @@ known of the workers is in `pool`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import selectors
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, assert_never
 from prefork import __version__
 from prefork.errors import ControlError, PreforkError
 from prefork.log import LOGGER
-from prefork.master import policy, process, status
+from prefork.master import policy, process, status, upgrade
+from prefork.master.notify import Notifier
 from prefork.master.pool import Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
 from prefork.scoreboard import Scoreboard
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from prefork.listener import Listener
     from prefork.log import LogHandler
     from prefork.master.control import Asker, ControlSocket
+    from prefork.master.upgrade import Channel, Successor
 
 OVERSLEPT: Final = 2.0
 """Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
@@ -47,17 +50,24 @@ class Master:
         listeners: list[Listener],
         log: LogHandler,
         control: ControlSocket | None,
+        front: Channel | None,
     ) -> None:
         self._plan = plan
         self._listeners = listeners
         self._log = log
         self._control = control
+        self._front = front  # the line to the older master that started this one
+        self._trial: Successor | None = None
+        self._successor: Successor | None = None
+        self._notifier = Notifier()
+        self._announced = False
         self._replan: Callable[[], Plan] = lambda: plan
         self._board = Scoreboard()
         self._pool = Pool(plan.settings.workers, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
         self._channels: dict[int, socket.socket] = {}
         self._askers: set[Asker] = set()
         self._waiting: list[Asker] = []  # for the end of a reload
+        self._hoping: list[Asker] = []  # for the end of an upgrade
         self._plans: dict[int, Plan] = {self._pool.generation: plan}
         self._totals = status.Totals()
         self._signals = SignalWatch(SIGNALS)
@@ -75,6 +85,8 @@ class Master:
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         if self._control is not None:
             self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
+        if self._front is not None:
+            self._selector.register(self._front, selectors.EVENT_READ, self._on_front)
         return self
 
     def __exit__(
@@ -88,9 +100,7 @@ class Master:
             asker.close()
         for channel in self._channels.values():
             channel.close()
-        if self._control is not None:
-            self._control.close()
-            self._control.unlink()
+        self._close_control()
         self._signals.__exit__(kind, error, trace)
 
     def run(self) -> int:
@@ -101,8 +111,12 @@ class Master:
             for action in policy.decide(self._pool, now):
                 self._perform(action, now)
             self._let_go_of_the_port(now)
+            self._announce()
+            self._judge_trial(now)
+            self._notifier.alive(now)
             if self._code is None:
-                self._wait(policy.next_deadline(self._pool, time.monotonic()))
+                now = time.monotonic()
+                self._wait(min(policy.next_deadline(self._pool, now), self._notifier.next_alive(now)))
         return self._code
 
     def _wait(self, seconds: float) -> None:
@@ -116,7 +130,7 @@ class Master:
         The accept queue lives as long as any process holds the socket. The last worker closes it after it has stayed
         empty; a master that held on would let newcomers in whom nobody serves, and reset them at its end.
         """
-        if self._pool.stop is not None and now >= self._pool.stop.at:
+        if self._pool.stop is not None and self._successor is None and now >= self._pool.stop.at:
             for listener in self._listeners:
                 listener.close()
 
@@ -148,9 +162,12 @@ class Master:
     def _on_signals(self) -> None:
         for number in self._signals.read():
             intent = intent_of(number)
-            if intent is not None and intent is not Intent.CHILD:
-                LOGGER.info("got %s: %s", number.name, intent.value)
-            if intent is not None:
+            if intent is None or intent is Intent.CHILD:
+                continue
+            LOGGER.info("got %s: %s", number.name, intent.value)
+            if self._successor is not None and intent is not Intent.UPGRADE:
+                self._pass_on(number, intent)
+            else:
                 self._act(intent)
         # a lost byte must not lose a child: every wake-up by any signal reaps
         self._reap()
@@ -163,6 +180,8 @@ class Master:
                 self.stop(now=True)
             case Intent.RELOAD:
                 self.reload(None)
+            case Intent.UPGRADE:
+                self.upgrade(None)
             case Intent.REOPEN_LOGS:
                 self.reopen_logs()
             case Intent.MORE:
@@ -181,6 +200,10 @@ class Master:
     def _reap(self) -> None:
         for pid, wait_status in process.reap():
             worker = self._pool.workers.get(pid)
+            master = next((m for m in (self._trial, self._successor) if m is not None and m.pid == pid), None)
+            if master is not None:
+                self._master_ended(master, wait_status)
+                continue
             if worker is None:
                 LOGGER.debug("reaped pid %d, which is no worker", pid)
                 continue
@@ -265,6 +288,8 @@ class Master:
                 asker.answer(ok=True)
             case {"command": "reload"}:
                 self.reload(asker)
+            case {"command": "upgrade"}:
+                self.upgrade(asker)
             case _:
                 raise ControlError(f"unknown command {str(request.get('command'))[:40]!r}")
 
@@ -292,7 +317,12 @@ class Master:
         if before is not None and (before.signal is signal.SIGQUIT or not now):
             return
         self._pool.stop = Stop(signal.SIGQUIT if now else signal.SIGTERM, at, before.code if before else 0)
+        self._notifier.stopping()
+        if self._front is not None:
+            self._front.say(upgrade.STOPPING)
         self._end_reload(error="the server is stopping")
+        if self._trial is not None:
+            self._give_trial_up("the server is stopping")
 
     def scale(self, workers: int) -> None:
         """Set how many workers there should be."""
@@ -331,6 +361,7 @@ class Master:
             LOGGER.error("reload refused, nothing has changed: %s", why)
             self._end_reload(error=why)
             return
+        self._notifier.reloading()
         generation = self._pool.try_generation()
         self._plans[generation] = plan
         if self._pool.target == 0:
@@ -341,6 +372,175 @@ class Master:
         for asker in self._waiting:
             asker.answer(**answer)
         self._waiting.clear()
+
+    # Upgrade. --------------------------------------------------------------------------------------------------------
+
+    def upgrade(self, asker: Asker | None) -> None:
+        """Try a new master beside this one; `asker` is told how that ended."""
+        if self._front is not None:  # the process that everybody knows does it; it tells this one how it went
+            if asker is not None:
+                self._hoping.append(asker)
+            self._front.say(upgrade.UPGRADE)
+            return
+        why = "an upgrade is under way" if self._trial else "a reload is under way" if self._pool.candidate else ""
+        if self._pool.stop is not None and self._successor is None:
+            why = "the server is stopping"
+        if why:
+            self._upgrade_refused(why, asker)
+            return
+        if asker is not None:
+            self._hoping.append(asker)
+        deadline = time.monotonic() + self._plan.settings.boot_timeout
+        try:
+            self._trial = upgrade.launch(self._heirlooms(), deadline, self._not_a_childs())
+        except OSError as error:
+            self._upgrade_refused(f"cannot fork: {error.strerror}", None)
+            return
+        self._selector.register(self._trial.channel, selectors.EVENT_READ, self._on_masters)
+        LOGGER.info("upgrading: trying %s", self._trial)
+
+    def _heirlooms(self) -> list[Listener]:
+        """Return the listeners, kept open here even as the front: a later upgrade inherits them from this process."""
+        return self._listeners
+
+    def _on_masters(self) -> None:
+        """Hear what the new master, or the successor, says."""
+        for master in (self._trial, self._successor):
+            if master is None:
+                continue
+            lines, gone = master.channel.hear()
+            for word, reason in lines:
+                if word == upgrade.READY and master is self._trial:
+                    self._hand_over(master)
+                elif word == upgrade.FAILED and master is self._trial:
+                    master.failure = reason
+                elif word == upgrade.STOPPING and master is self._successor:
+                    for one in self._listeners:
+                        one.close()
+                elif word == upgrade.UPGRADE and master is self._successor:
+                    self.upgrade(None)
+            if gone:
+                self._forget(master.channel)
+
+    def _on_front(self) -> None:
+        """Hear what the older master says."""
+        front = self._front
+        if front is None:
+            return
+        lines, gone = front.hear()
+        for word, reason in lines:
+            if word == upgrade.RETIRE:
+                LOGGER.info("a newer master serves; leaving")
+                self._front = None
+                self._leave_to_another()
+            elif word == upgrade.REFUSED:
+                self._end_upgrade(error=reason)
+            elif word == upgrade.RELEASED:
+                self._front = None
+        if gone:
+            self._forget(front)
+        if gone and self._front is not None:
+            LOGGER.warning("the older master that started this one is gone; stopping")
+            self._front = None
+            self.stop(now=False)
+
+    def _hand_over(self, new: Successor) -> None:
+        """Let the new master be the one that serves: it has said that all its workers do."""
+        LOGGER.info("upgraded: %s serves", new)
+        before, self._successor, self._trial = self._successor, new, None
+        if before is not None:
+            before.channel.say(upgrade.RETIRE)
+            self._forget(before.channel)
+            return
+        self._leave_to_another()
+        if self._notifier.present:
+            self._notifier.main_pid(new.pid)
+            new.channel.say(upgrade.RELEASED)
+            self._forget(new.channel)
+            self._successor = None
+
+    def _leave_to_another(self) -> None:
+        """Retire every worker: another master's serve the same accept queue."""
+        for one in self._listeners:
+            one.unlink = None  # its path is the other's now
+        self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), 0)
+        self._end_upgrade(ok=True)
+        self._close_control()
+
+    def _judge_trial(self, now: float) -> None:
+        if self._trial is not None and now >= self._trial.deadline:
+            self._give_trial_up(f"it was not ready within --boot-timeout {self._plan.settings.boot_timeout:g} s")
+
+    def _give_trial_up(self, why: str) -> None:
+        """Roll back: the new master's workers leave the queue to the old ones when it is gone."""
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            process.send(trial.pid, signal.SIGKILL)
+            self._forget(trial.channel)
+            self._upgrade_refused(trial.failure or f"{trial}: {why}", None)
+
+    def _upgrade_refused(self, why: str, asker: Asker | None) -> None:
+        LOGGER.error("upgrade failed, nothing has changed: %s", why)
+        if asker is not None:
+            asker.answer(error=why)
+            return
+        self._end_upgrade(error=why)
+        if self._successor is not None:
+            self._successor.channel.say(upgrade.REFUSED, why)
+
+    def _end_upgrade(self, **answer: object) -> None:
+        for asker in self._hoping:
+            asker.answer(**answer)
+        self._hoping.clear()
+
+    def _master_ended(self, master: Successor, wait_status: int) -> None:
+        how = process.how_it_ended(wait_status)
+        self._on_masters()  # its last words
+        if master is self._trial:
+            self._give_trial_up(f"{how} before it was ready")
+        elif master is self._successor:
+            LOGGER.info("%s %s", master, how)
+            self._forget(master.channel)
+            self._successor = None
+            code = os.waitstatus_to_exitcode(wait_status)
+            self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), code if code >= 0 else process.CRASHED)
+
+    def _pass_on(self, number: signal.Signals, intent: Intent) -> None:
+        """Give a signal to the successor; one that means "now" counts for the workers that are still here too."""
+        if self._successor is not None:
+            process.send(self._successor.pid, number)
+        if intent is Intent.QUIT:
+            self._pool.stop = Stop(signal.SIGQUIT, time.monotonic(), 0)
+
+    def _announce(self) -> None:
+        """Say once that everything serves: to the service manager and to the older master."""
+        if self._announced or self._pool.stop is not None or self._pool.serving() < max(1, self._pool.target):
+            return
+        self._announced = True
+        self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
+        if self._control is not None:
+            self._control.take_over()
+        if self._front is not None:
+            self._front.say(upgrade.READY)
+
+    def _close_control(self) -> None:
+        for asker in tuple(self._askers):
+            self._dismiss(asker)
+        if self._control is not None:
+            self._forget(self._control)
+            self._control.unlink()
+            self._control = None
+
+    def _forget(self, thing: Channel | ControlSocket) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(thing)
+        thing.close()
+
+    def _not_a_childs(self) -> list[process.Closeable]:
+        """Return everything open here that no child may keep."""
+        masters = [m.channel for m in (self._trial, self._successor) if m is not None]
+        others = [thing for thing in (self._control, self._front) if thing is not None]
+        return [self._signals, self._selector, *self._channels.values(), *self._askers, *masters, *others]
 
     # Actions. --------------------------------------------------------------------------------------------------------
 
@@ -362,12 +562,16 @@ class Master:
                 LOGGER.error("reload failed, generation %d still serves: %s", self._pool.generation, why)
                 self._plans.pop(generation)
                 self._pool.settle(self._pool.generation)
+                self._notifier.ready(f"Reload failed: {why}")
                 self._end_reload(error=why)
             case policy.GiveUp(why):
                 LOGGER.error("%s", why)
+                if self._front is not None:
+                    self._front.say(upgrade.FAILED, why)
                 self._pool.stop = Stop(signal.SIGQUIT, now, boot.NEVER_READY)
             case policy.Finish(code):
-                self._code = code
+                if self._successor is None:
+                    self._code = code
             case _:
                 assert_never(action)
 
@@ -378,6 +582,7 @@ class Master:
         self._plans = {generation: self._plan}
         self._pool.settle(generation)
         LOGGER.info("reloaded: generation %d serves", generation)
+        self._notifier.ready(f"Generation {generation} serves")
         self._end_reload(ok=True, generation=generation)
 
     def _spawn(self, slot: int, generation: int, now: float) -> None:
@@ -390,10 +595,8 @@ class Master:
         self._board.set_used(max(row + 1, *(w.row + 1 for w in self._pool), 0))
         board, cells = self._board, self._board.row(row)
         post = Post(slot, generation, plan, tuple(self._listeners), board, cells, theirs, self._log)
-        inherited: list[process.Closeable] = [self._signals, self._selector, ours, *self._channels.values()]
-        inherited += [*self._askers, *([self._control] if self._control else [])]
         try:
-            pid = process.fork(lambda: boot.run(post), inherited)
+            pid = process.fork(lambda: boot.run(post), [ours, *self._not_a_childs()])
         except OSError as error:
             LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
             self._pool.fork_failed(slot, now)

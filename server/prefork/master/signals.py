@@ -14,6 +14,7 @@ class Intent(Enum):
     STOP = "stop gracefully; a second TERM or INT stops now"
     QUIT = "stop now, in order"
     RELOAD = "reload: settings file and target, anew; what fails changes nothing"
+    UPGRADE = "upgrade: a new master takes over the same open sockets; what fails changes nothing"
     REOPEN_LOGS = "reopen the log file"
     MORE = "one worker more"
     FEWER = "one worker fewer"
@@ -27,6 +28,7 @@ SIGNALS: Final = {
     signal.SIGQUIT: Intent.QUIT,
     signal.SIGHUP: Intent.RELOAD,
     signal.SIGUSR1: Intent.REOPEN_LOGS,
+    signal.SIGUSR2: Intent.UPGRADE,
     signal.SIGTTIN: Intent.MORE,
     signal.SIGTTOU: Intent.FEWER,
     signal.SIGWINCH: Intent.DRAIN,
