@@ -71,7 +71,11 @@ def _server(path: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         *(sys.executable, "-m", "prefork", "serve", "echo", "--bind", "127.0.0.1:0"),
         *("--workers", str(WORKERS), "--control", str(path)),
     ]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as server:  # noqa: S603 - our own words
+    with (
+        log.open("wb") as output,
+        # A group of its own: an interrupt from the keyboard ends the run first, and then the server in order.
+        subprocess.Popen(command, stdout=output, stderr=output, process_group=0) as server,  # noqa: S603 - our own words
+    ):
         try:
             yield server
         finally:

@@ -269,6 +269,7 @@ class Run:
             record.spans[-1].end_s = self._elapsed
             record.spans.append(Span(DRAIN, self._elapsed, self._elapsed))
         try:
+            collector.drain()
             collector.runner.quit()
             self._look(must=True)
         finally:

@@ -117,10 +117,16 @@ def judge(gate: Gate, figures: Mapping[str, Mapping[str, float]]) -> Result:
         missing = gate.left if left is None else gate.right
         name = ".".join(missing) if isinstance(missing, tuple) else str(missing)
         return Result(gate.text, passed=False, detail=f"the run has no {name}")
-    detail = f"{left:g} {gate.operator} {right:g}"
+    against = "" if isinstance(gate.right, float) else f", against {_number(right)}"
+    detail = f"measured {_number(left)}{against}"
     return Result(gate.text, passed=OPERATORS[gate.operator](left, right), detail=detail)
 
 
 def _value(name: tuple[str, str], figures: Mapping[str, Mapping[str, float]]) -> float | None:
     phase, figure = name
     return figures.get(phase, {}).get(figure)
+
+
+def _number(value: float) -> str:
+    """Whole numbers in full, others to three places."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.3f}"

@@ -50,7 +50,7 @@ class Histogram:
         if not self.count:
             return 0
         # The library rounds the rank to the nearest, which leaves out the slowest of few: ask for a whole rank.
-        rank = max(1, math.ceil(percent * self.count / 100))
+        rank = max(1, math.ceil(percent * self.count / 100 - 1e-9))
         return min(int(self._hdr.get_value_at_percentile(100 * rank / self.count)), self.max_us)
 
     def merge(self, other: Histogram) -> None:

@@ -152,7 +152,7 @@ def _gates(verdict: Verdict) -> str:
         f'<td><code>{escape(result.gate)}</code></td><td class="quiet wide">{escape(result.detail)}</td></tr>'
         for result in verdict.results
     )
-    return _table(("", "gate", "measured"), rows)
+    return _table(("", "gate", ""), rows)
 
 
 def _failures(books: Ledger) -> str:

@@ -22,6 +22,8 @@ NOTHING = '<p class="quiet">Nothing was measured.</p>'
 LEAST_PART = 0.25
 """A second that the run covers for less than this part is not drawn: its rate would be a guess."""
 
+SEEN_PART = 0.03
+
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
@@ -73,7 +75,8 @@ def throughput(record: Record, seen: list[Moment]) -> str:
     for moment in seen:
         chart.bar(moment.start, moment.end, moment.rate, "bar")
         if moment.failed_rate:
-            chart.bar(moment.start, moment.end, moment.failed_rate, "bar failed")
+            # One failure in thousands is what the picture is looked at for: it is tall enough to be seen.
+            chart.bar(moment.start, moment.end, max(moment.failed_rate, high * SEEN_PART), "bar failed")
     _marks(chart, record)
     _time_axis(chart)
     for moment in seen:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     Run = Callable[..., Any]
 
 BUSY = ("--users", "16", "--rate", "200", "--duration", "3")
+
+
+LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
+LOCUST = (sys.executable, "-m", "locust", "-f", str(LOCUSTFILE))
+
+
+def free_port() -> int:
+    """Both sides have to be told the port before either of them runs."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
 
 
 def load_workers(pid: int) -> list[int]:
@@ -132,6 +145,17 @@ def test_locust_workers_share_the_load_and_lose_no_sample(smoke: Run, peer: Run)
     record = outcome.table["record"]
     assert record["ledger"]["begun"] == record["ledger"]["finished"] == outcome.figures()["requests"]
     assert [name for name in record["load"] if name.startswith("load process")] == ["load process 1", "load process 2"]
+
+
+def test_workers_that_somebody_else_starts_are_waited_for(start: Run, peer: Run) -> None:
+    port = str(free_port())
+    with peer("echo") as host:
+        bind = ("--external-workers", "1", "--bind", f"127.0.0.1:{port}")
+        process = start("run", "smoke", "--host", host, "--users", "4", "--duration", "1", "--report", "report", *bind)
+        start("--worker", "--master-host", "127.0.0.1", "--master-port", port, command=LOCUST)
+        outcome = process.end()
+    assert outcome.code == 0, outcome
+    assert "1 load workers connected" in outcome.err
 
 
 def test_a_load_worker_that_dies_makes_the_run_invalid(start: Run, peer: Run) -> None:
