@@ -92,7 +92,7 @@ def test_only_master_and_workers_know_the_listeners_accept() -> None:
         "worker/sync.py",
         "worker/threads.py",
         "master/control.py",
-        "master/loop.py",
+        "master/commands.py",
     }
 
 

@@ -132,6 +132,11 @@ class Server:
         """Return the pid of each slot whose worker is in `state`."""
         return {w["slot"]: w["pid"] for w in self.status()["workers"] if w["state"] == state}
 
+    def has_replaced(self, lost: int) -> bool:
+        """Say whether `lost` workers have been lost so far and every slot serves again, at one moment."""
+        status = self.status()
+        return bool(status["totals"]["workers_lost"] == lost and status["state"] == "running")
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the master."""
         self.process.send_signal(number)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,7 +144,7 @@ def test_no_descriptor_of_the_master_is_left_in_a_worker(start: Callable[..., Se
             asker.connect(server.control)
             for pid in server.workers().values():
                 os.kill(pid, signal.SIGKILL)
-            until(lambda: len(server.workers()) == 4 and server.status()["totals"]["workers_lost"] == 4)
+            until(lambda: server.has_replaced(4))
             counts = {_sockets(pid) for pid in server.workers().values()}
         assert len(counts) == 1, "every worker has the same sockets, however many were open at its fork"
 
@@ -158,9 +159,5 @@ def test_descriptors_of_the_master_stay_flat_over_many_deaths_and_commands(start
         before = len(os.listdir(f"/proc/{server.process.pid}/fd"))  # noqa: PTH208
         for lost in range(1, 5):
             os.kill(server.workers()[lost % 2], signal.SIGKILL)
-
-            def replaced(lost: int = lost) -> bool:
-                return len(server.workers()) == 2 and server.status()["totals"]["workers_lost"] == lost
-
-            until(replaced, 20)
+            until(partial(server.has_replaced, lost), 20)
         until(lambda: len(os.listdir(f"/proc/{server.process.pid}/fd")) <= before + 1, what="nothing leaked")  # noqa: PTH208

@@ -6,10 +6,8 @@ known of the workers is in `pool`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import selectors
 import signal
 import socket
 import time
@@ -18,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, assert_never
 from prefork import __version__
 from prefork.errors import ControlError, PreforkError
 from prefork.log import LOGGER
-from prefork.master import policy, process, status, upgrade
+from prefork.master import policy, process, status
+from prefork.master.commands import Audience, Commands
+from prefork.master.events import Events
 from prefork.master.notify import Notifier
 from prefork.master.pool import Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
+from prefork.master.succession import Court, Succession
 from prefork.scoreboard import Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from prefork.listener import Listener
     from prefork.log import LogHandler
     from prefork.master.control import Asker, ControlSocket
-    from prefork.master.upgrade import Channel, Successor
+    from prefork.master.upgrade import Channel
 
 OVERSLEPT: Final = 2.0
 """Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
@@ -55,23 +56,26 @@ class Master:
         self._plan = plan
         self._listeners = listeners
         self._log = log
-        self._control = control
-        self._front = front  # the line to the older master that started this one
-        self._trial: Successor | None = None
-        self._successor: Successor | None = None
-        self._notifier = Notifier()
-        self._announced = False
         self._replan: Callable[[], Plan] = lambda: plan
         self._board = Scoreboard()
         self._pool = Pool(plan.settings.workers, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
-        self._channels: dict[int, socket.socket] = {}
-        self._askers: set[Asker] = set()
-        self._waiting: list[Asker] = []  # for the end of a reload
-        self._hoping: list[Asker] = []  # for the end of an upgrade
         self._plans: dict[int, Plan] = {self._pool.generation: plan}
+        self._channels: dict[int, socket.socket] = {}  # by the pid of the worker at the other end
         self._totals = status.Totals()
         self._signals = SignalWatch(SIGNALS)
-        self._selector = selectors.DefaultSelector()
+        self._events = Events()
+        self._notifier = Notifier()
+        self._commands = Commands(control, self._events, self._command)
+        court = Court(
+            self._leave_to_another,
+            lambda: self.stop(now=False),
+            self._close_listeners,
+            self._end_as,
+            self._not_a_childs,
+        )
+        self._succession = Succession(front, self._events, self._notifier, court)
+        self._reloading = Audience()
+        self._announced = False
         self._code: int | None = None
         self._started = self._woke = time.monotonic()
 
@@ -80,13 +84,9 @@ class Master:
         self._replan = replan
 
     def __enter__(self) -> Self:
-        """Hear signals and commands."""
+        """Hear signals."""
         self._signals.__enter__()
-        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
-        if self._control is not None:
-            self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
-        if self._front is not None:
-            self._selector.register(self._front, selectors.EVENT_READ, self._on_front)
+        self._events.on(self._signals, self._on_signals)
         return self
 
     def __exit__(
@@ -95,12 +95,12 @@ class Master:
         """Put everything back, and kill what is left after an error of the master's own."""
         for worker in self._pool:
             process.send(worker.pid, signal.SIGKILL)
-        self._selector.close()
-        for asker in self._askers:
-            asker.close()
+        self._commands.close()
         for channel in self._channels.values():
-            channel.close()
-        self._close_control()
+            self._events.drop(channel)
+        for line in self._succession.open_things():
+            self._events.drop(line)
+        self._events.close()
         self._signals.__exit__(kind, error, trace)
 
     def run(self) -> int:
@@ -112,17 +112,12 @@ class Master:
                 self._perform(action, now)
             self._let_go_of_the_port(now)
             self._announce()
-            self._judge_trial(now)
+            self._succession.judge(now)
             self._notifier.alive(now)
             if self._code is None:
                 now = time.monotonic()
-                self._wait(min(policy.next_deadline(self._pool, now), self._notifier.next_alive(now)))
+                self._events.wait(min(policy.next_deadline(self._pool, now), self._notifier.next_alive(now)))
         return self._code
-
-    def _wait(self, seconds: float) -> None:
-        for key, _ in self._selector.select(seconds):
-            if self._selector.get_map().get(key.fd) is key:  # an event before this one may have ended it
-                key.data()
 
     def _let_go_of_the_port(self, now: float) -> None:
         """Close the master's own listeners once the workers are told to stop.
@@ -130,9 +125,21 @@ class Master:
         The accept queue lives as long as any process holds the socket. The last worker closes it after it has stayed
         empty; a master that held on would let newcomers in whom nobody serves, and reset them at its end.
         """
-        if self._pool.stop is not None and self._successor is None and now >= self._pool.stop.at:
-            for listener in self._listeners:
-                listener.close()
+        if self._pool.stop is not None and not self._succession.is_front and now >= self._pool.stop.at:
+            self._close_listeners()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    def _announce(self) -> None:
+        """Say once that everything serves: to the service manager, on the control socket, to an older master."""
+        if self._announced or self._pool.stop is not None or self._pool.serving() < max(1, self._pool.target):
+            return
+        self._announced = True
+        self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
+        self._commands.take_over()
+        self._succession.say_ready()
 
     def _take_beats(self, now: float) -> None:
         """Read the heartbeats; if the master itself was stopped or suspended, forgive everybody for it."""
@@ -165,9 +172,9 @@ class Master:
             if intent is None or intent is Intent.CHILD:
                 continue
             LOGGER.info("got %s: %s", number.name, intent.value)
-            if self._successor is not None and intent is not Intent.UPGRADE:
-                self._pass_on(number, intent)
-            else:
+            if self._succession.is_front and intent is not Intent.UPGRADE:
+                self._succession.pass_on(number)
+            if not self._succession.is_front or intent in {Intent.UPGRADE, Intent.QUIT}:
                 self._act(intent)
         # a lost byte must not lose a child: every wake-up by any signal reaps
         self._reap()
@@ -199,11 +206,9 @@ class Master:
 
     def _reap(self) -> None:
         for pid, wait_status in process.reap():
-            worker = self._pool.workers.get(pid)
-            master = next((m for m in (self._trial, self._successor) if m is not None and m.pid == pid), None)
-            if master is not None:
-                self._master_ended(master, wait_status)
+            if self._succession.reaped(pid, wait_status):
                 continue
+            worker = self._pool.workers.get(pid)
             if worker is None:
                 LOGGER.debug("reaped pid %d, which is no worker", pid)
                 continue
@@ -212,9 +217,7 @@ class Master:
 
     def _bury(self, worker: Worker, how: str) -> None:
         channel = self._channels.pop(worker.pid)
-        if channel.fileno() in self._selector.get_map():
-            self._selector.unregister(channel)
-        channel.close()
+        self._events.drop(channel)
         row = self._board.row(worker.row)
         self._totals.add(row.read())
         row.clear()
@@ -235,8 +238,8 @@ class Master:
             return
         except OSError:
             said = b""
-        if not said and channel.fileno() in self._selector.get_map():
-            self._selector.unregister(channel)  # it is ending; its SIGCHLD comes
+        if not said:
+            self._events.off(channel)  # it is ending; its SIGCHLD comes
         for line in said.splitlines(keepends=True):
             if line == READY:
                 self._pool.ready(worker, time.monotonic())
@@ -246,30 +249,6 @@ class Master:
                 self._pool.never_ready(worker, why, hopeless=True)
             else:
                 LOGGER.warning("%s said something unknown", worker)  # it is all gossip: never trusted, never fatal
-
-    def _on_control(self) -> None:
-        if self._control is None:
-            return
-        asker = self._control.accept()
-        if asker is not None:
-            self._askers.add(asker)
-            self._selector.register(asker, selectors.EVENT_READ, lambda: self._on_asker(asker))
-
-    def _on_asker(self, asker: Asker) -> None:
-        try:
-            request = asker.read()
-            if request is not None:
-                self._command(asker, request)
-        except ControlError as error:
-            asker.answer(error=str(error))
-            self._dismiss(asker)
-
-    def _dismiss(self, asker: Asker) -> None:
-        self._selector.unregister(asker)
-        self._askers.discard(asker)
-        if asker in self._waiting:
-            self._waiting.remove(asker)
-        asker.close()
 
     def _command(self, asker: Asker, request: dict[str, Any]) -> None:
         match request:
@@ -318,11 +297,8 @@ class Master:
             return
         self._pool.stop = Stop(signal.SIGQUIT if now else signal.SIGTERM, at, before.code if before else 0)
         self._notifier.stopping()
-        if self._front is not None:
-            self._front.say(upgrade.STOPPING)
-        self._end_reload(error="the server is stopping")
-        if self._trial is not None:
-            self._give_trial_up("the server is stopping")
+        self._reloading.tell(error="the server is stopping")
+        self._succession.say_stopping()
 
     def scale(self, workers: int) -> None:
         """Set how many workers there should be."""
@@ -352,14 +328,13 @@ class Master:
             if asker is not None:
                 asker.answer(error=why)
             return
-        if asker is not None:
-            self._waiting.append(asker)
+        self._reloading.add(asker)
         try:
             plan = self._replan()
         except PreforkError as error:
             why = "; ".join(str(error).splitlines())
             LOGGER.error("reload refused, nothing has changed: %s", why)
-            self._end_reload(error=why)
+            self._reloading.tell(error=why)
             return
         self._notifier.reloading()
         generation = self._pool.try_generation()
@@ -368,179 +343,23 @@ class Master:
             self._pool.target = plan.settings.workers
         LOGGER.info("reloading: trying generation %d", generation)
 
-    def _end_reload(self, **answer: object) -> None:
-        for asker in self._waiting:
-            asker.answer(**answer)
-        self._waiting.clear()
-
-    # Upgrade. --------------------------------------------------------------------------------------------------------
-
     def upgrade(self, asker: Asker | None) -> None:
-        """Try a new master beside this one; `asker` is told how that ended."""
-        if self._front is not None:  # the process that everybody knows does it; it tells this one how it went
-            if asker is not None:
-                self._hoping.append(asker)
-            self._front.say(upgrade.UPGRADE)
-            return
-        why = "an upgrade is under way" if self._trial else "a reload is under way" if self._pool.candidate else ""
-        if self._pool.stop is not None and self._successor is None:
-            why = "the server is stopping"
-        if why:
-            self._upgrade_refused(why, asker)
-            return
-        if asker is not None:
-            self._hoping.append(asker)
-        deadline = time.monotonic() + self._plan.settings.boot_timeout
-        try:
-            self._trial = upgrade.launch(self._heirlooms(), deadline, self._not_a_childs())
-        except OSError as error:
-            self._upgrade_refused(f"cannot fork: {error.strerror}", None)
-            return
-        self._selector.register(self._trial.channel, selectors.EVENT_READ, self._on_masters)
-        LOGGER.info("upgrading: trying %s", self._trial)
-
-    def _heirlooms(self) -> list[Listener]:
-        """Return the listeners, kept open here even as the front: a later upgrade inherits them from this process."""
-        return self._listeners
-
-    def _on_masters(self) -> None:
-        """Hear what the new master, or the successor, says."""
-        for master in (self._trial, self._successor):
-            if master is None:
-                continue
-            lines, gone = master.channel.hear()
-            for word, reason in lines:
-                if word == upgrade.READY and master is self._trial:
-                    self._hand_over(master)
-                elif word == upgrade.FAILED and master is self._trial:
-                    master.failure = reason
-                elif word == upgrade.STOPPING and master is self._successor:
-                    for one in self._listeners:
-                        one.close()
-                elif word == upgrade.UPGRADE and master is self._successor:
-                    self.upgrade(None)
-            if gone:
-                self._forget(master.channel)
-
-    def _on_front(self) -> None:
-        """Hear what the older master says."""
-        front = self._front
-        if front is None:
-            return
-        lines, gone = front.hear()
-        for word, reason in lines:
-            if word == upgrade.RETIRE:
-                LOGGER.info("a newer master serves; leaving")
-                self._front = None
-                self._leave_to_another()
-            elif word == upgrade.REFUSED:
-                self._end_upgrade(error=reason)
-            elif word == upgrade.RELEASED:
-                self._front = None
-        if gone:
-            self._forget(front)
-        if gone and self._front is not None:
-            LOGGER.warning("the older master that started this one is gone; stopping")
-            self._front = None
-            self.stop(now=False)
-
-    def _hand_over(self, new: Successor) -> None:
-        """Let the new master be the one that serves: it has said that all its workers do."""
-        LOGGER.info("upgraded: %s serves", new)
-        before, self._successor, self._trial = self._successor, new, None
-        if before is not None:
-            before.channel.say(upgrade.RETIRE)
-            self._forget(before.channel)
-            return
-        self._leave_to_another()
-        if self._notifier.present:
-            self._notifier.main_pid(new.pid)
-            new.channel.say(upgrade.RELEASED)
-            self._forget(new.channel)
-            self._successor = None
+        """Try a new master, possibly a new version of this program; `asker` is told how that ended."""
+        busy = "a reload is under way" if self._pool.candidate is not None else ""
+        if self._pool.stop is not None and not self._succession.is_front:
+            busy = "the server is stopping"
+        self._succession.try_new(self._listeners, self._plan.settings.boot_timeout, asker, busy)
 
     def _leave_to_another(self) -> None:
-        """Retire every worker: another master's serve the same accept queue."""
-        for one in self._listeners:
-            one.unlink = None  # its path is the other's now
+        """Retire every worker: a newer master's serve the same accept queue."""
+        for listener in self._listeners:
+            listener.unlink = None  # its path is the other's now
         self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), 0)
-        self._end_upgrade(ok=True)
-        self._close_control()
+        self._commands.close()
 
-    def _judge_trial(self, now: float) -> None:
-        if self._trial is not None and now >= self._trial.deadline:
-            self._give_trial_up(f"it was not ready within --boot-timeout {self._plan.settings.boot_timeout:g} s")
-
-    def _give_trial_up(self, why: str) -> None:
-        """Roll back: the new master's workers leave the queue to the old ones when it is gone."""
-        trial, self._trial = self._trial, None
-        if trial is not None:
-            process.send(trial.pid, signal.SIGKILL)
-            self._forget(trial.channel)
-            self._upgrade_refused(trial.failure or f"{trial}: {why}", None)
-
-    def _upgrade_refused(self, why: str, asker: Asker | None) -> None:
-        LOGGER.error("upgrade failed, nothing has changed: %s", why)
-        if asker is not None:
-            asker.answer(error=why)
-            return
-        self._end_upgrade(error=why)
-        if self._successor is not None:
-            self._successor.channel.say(upgrade.REFUSED, why)
-
-    def _end_upgrade(self, **answer: object) -> None:
-        for asker in self._hoping:
-            asker.answer(**answer)
-        self._hoping.clear()
-
-    def _master_ended(self, master: Successor, wait_status: int) -> None:
-        how = process.how_it_ended(wait_status)
-        self._on_masters()  # its last words
-        if master is self._trial:
-            self._give_trial_up(f"{how} before it was ready")
-        elif master is self._successor:
-            LOGGER.info("%s %s", master, how)
-            self._forget(master.channel)
-            self._successor = None
-            code = os.waitstatus_to_exitcode(wait_status)
-            self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), code if code >= 0 else process.CRASHED)
-
-    def _pass_on(self, number: signal.Signals, intent: Intent) -> None:
-        """Give a signal to the successor; one that means "now" counts for the workers that are still here too."""
-        if self._successor is not None:
-            process.send(self._successor.pid, number)
-        if intent is Intent.QUIT:
-            self._pool.stop = Stop(signal.SIGQUIT, time.monotonic(), 0)
-
-    def _announce(self) -> None:
-        """Say once that everything serves: to the service manager and to the older master."""
-        if self._announced or self._pool.stop is not None or self._pool.serving() < max(1, self._pool.target):
-            return
-        self._announced = True
-        self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
-        if self._control is not None:
-            self._control.take_over()
-        if self._front is not None:
-            self._front.say(upgrade.READY)
-
-    def _close_control(self) -> None:
-        for asker in tuple(self._askers):
-            self._dismiss(asker)
-        if self._control is not None:
-            self._forget(self._control)
-            self._control.unlink()
-            self._control = None
-
-    def _forget(self, thing: Channel | ControlSocket) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(thing)
-        thing.close()
-
-    def _not_a_childs(self) -> list[process.Closeable]:
-        """Return everything open here that no child may keep."""
-        masters = [m.channel for m in (self._trial, self._successor) if m is not None]
-        others = [thing for thing in (self._control, self._front) if thing is not None]
-        return [self._signals, self._selector, *self._channels.values(), *self._askers, *masters, *others]
+    def _end_as(self, code: int) -> None:
+        """End as the newer master has ended, once the last worker here is gone."""
+        self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), code)
 
     # Actions. --------------------------------------------------------------------------------------------------------
 
@@ -563,14 +382,13 @@ class Master:
                 self._plans.pop(generation)
                 self._pool.settle(self._pool.generation)
                 self._notifier.ready(f"Reload failed: {why}")
-                self._end_reload(error=why)
+                self._reloading.tell(error=why)
             case policy.GiveUp(why):
                 LOGGER.error("%s", why)
-                if self._front is not None:
-                    self._front.say(upgrade.FAILED, why)
+                self._succession.say_failed(why)
                 self._pool.stop = Stop(signal.SIGQUIT, now, boot.NEVER_READY)
             case policy.Finish(code):
-                if self._successor is None:
+                if not self._succession.is_front:
                     self._code = code
             case _:
                 assert_never(action)
@@ -583,7 +401,7 @@ class Master:
         self._pool.settle(generation)
         LOGGER.info("reloaded: generation %d serves", generation)
         self._notifier.ready(f"Generation {generation} serves")
-        self._end_reload(ok=True, generation=generation)
+        self._reloading.tell(ok=True, generation=generation)
 
     def _spawn(self, slot: int, generation: int, now: float) -> None:
         row = self._pool.free_row()
@@ -612,5 +430,10 @@ class Master:
             worker.allowance = plan.settings.max_requests + jitter
         self._pool.workers[pid] = worker
         self._channels[pid] = ours
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_channel(worker))
+        self._events.on(ours, lambda: self._on_channel(worker))
         LOGGER.debug("%s forked", worker)
+
+    def _not_a_childs(self) -> list[process.Closeable]:
+        """Return everything open here that no child may keep."""
+        mine: list[process.Closeable] = [self._signals, self._events, *self._channels.values()]
+        return [*mine, *self._commands.open_things(), *self._succession.open_things()]

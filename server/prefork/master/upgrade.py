@@ -1,8 +1,8 @@
 """Upgrade: a new master, possibly a new version of this program, takes over the same open sockets.
 
-The old master forks and executes the new one as it was started itself, with the listeners open and a channel between
-the two. The new one reads its settings, starts its workers, and says "ready"; only then do the old workers leave. Whatever
-goes wrong before that word, the old one was never touched.
+The old master forks and executes the new one as it was started itself, listeners open and a channel between
+the two. The new one reads its settings, starts its workers, and says "ready"; only then do the old workers leave.
+Whatever goes wrong before that word, the old one was never touched.
 
 Whoever started the first master keeps the process it knows: that process stays as the *front* when its own workers have
 left. It holds nothing, passes signals on, reaps, and ends as its successor ends; so an upgrade works as PID 1 of a
