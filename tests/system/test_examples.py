@@ -166,8 +166,9 @@ def test_every_worker_reads_what_one_worker_wrote(tmp_path: Path, notebook: Path
                 assert read_exactly(connection, 12) == b"two litres\r\n"
 
 
-def test_workers_close_the_database_when_they_leave(tmp_path: Path, notebook: Path) -> None:
-    with Server("lifespan:notebook", "--workers", "2", tmp_path=tmp_path, cwd=notebook) as server:
+def test_worker_closes_the_database_when_it_leaves(tmp_path: Path, notebook: Path) -> None:
+    # one worker: of two connections that close at the same moment, SQLite may take neither for the last
+    with Server("lifespan:notebook", "--workers", "1", tmp_path=tmp_path, cwd=notebook) as server:
         assert exchange(server.address, b"put milk two litres\n") == b"ok\r\n"
         assert (notebook / "notebook.db-wal").exists()
         assert server.stop(signal.SIGTERM) == 0
