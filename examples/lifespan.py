@@ -30,9 +30,9 @@ class Pages:
 
     def open(self, path: str) -> None:
         """Open the database, and make the table if this worker is the first."""
-        # Another worker may be writing: wait for it up to 5 seconds. Each statement is its own transaction.
+        # Other workers open it at this very moment, and may be writing later: each waits up to 5 seconds for its turn.
+        # Each statement is a transaction of its own.
         self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")  # readers go on while one writes
         self._db.execute("CREATE TABLE IF NOT EXISTS page (name TEXT PRIMARY KEY, text TEXT NOT NULL)")
 
     def close(self) -> None:
