@@ -29,8 +29,8 @@ class ReplyLink(Link):
 
     __slots__ = ("_choked", "_encode", "_handler")
 
-    def __init__(self, hub: Hub, handler: Callable[[bytes], bytes | None]) -> None:
-        super().__init__(hub)
+    def __init__(self, hub: Hub, address: object, handler: Callable[[bytes], bytes | None]) -> None:
+        super().__init__(hub, address)
         self._handler = handler
         self._encode = hub.framing.encode
         self._choked = False
@@ -113,8 +113,8 @@ class Connection(Link):
 
     __slots__ = ("_encode", "_handler", "_out", "_over", "_paused", "_room", "_scheduled", "_task", "_waiter")
 
-    def __init__(self, hub: Hub, handler: Callable[[Connection], Awaitable[None]]) -> None:
-        super().__init__(hub)
+    def __init__(self, hub: Hub, address: object, handler: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(hub, address)
         self._handler = handler
         self._encode = hub.framing.encode
         self._out: list[bytes] = []

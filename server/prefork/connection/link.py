@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from logging import INFO
 from typing import TYPE_CHECKING, Final, cast
 
 from prefork.connection import edge
@@ -61,10 +62,11 @@ class Hub:
 class Link(asyncio.Protocol):
     """One connection. `wait` and `since` say what it waits for; the sweep does the rest."""
 
-    __slots__ = ("_decoder", "_hub", "_peer_ended", "_take", "_transport", "id", "opened", "peer", "since", "wait")
+    __slots__ = ("_address", "_decoder", "_hub", "_peer_ended", "_take", "_transport", "id", "opened", "since", "wait")
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, address: object) -> None:
         self._hub = hub
+        self._address = address
         self._set_decoder(hub.framing.decoder())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
         self._peer_ended = False
@@ -72,7 +74,11 @@ class Link(asyncio.Protocol):
         self.since = hub.now
         self.opened = self.since
         self.id = next(_ids)
-        self.peer = ""
+
+    @property
+    def peer(self) -> str:
+        """The address of the other side, as it is written."""
+        return edge.peer_name(self._address)
 
     def _set_decoder(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -82,7 +88,6 @@ class Link(asyncio.Protocol):
         """Join the accounts."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._hub.write_high_water)
-        self.peer = edge.peer_name(transport.get_extra_info("peername"))
         self._hub.links.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,6 +96,10 @@ class Link(asyncio.Protocol):
         self._hub.cells[_CONNECTIONS] -= 1
         self._hub.released()
         self._peer_ended = True
+        if ACCESS.isEnabledFor(INFO):
+            self._log_access(exc)
+
+    def _log_access(self, exc: Exception | None) -> None:
         ACCESS.info(
             "closed",
             extra=fields(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prefork.connection.aio import Connection, ReplyLink
 from prefork.connection.edge import QUIET
@@ -23,8 +24,7 @@ from prefork.worker.boot import lifespan_failed
 from prefork.worker.orders import Order
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from prefork.service import Service
     from prefork.worker.post import Post
@@ -80,12 +80,12 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
         yield
 
 
-def _link_factory(hub: Hub, service: Service) -> Callable[[], Link]:
+def _link_factory(hub: Hub, service: Service) -> Callable[[object], Link]:
     handler = service.handler
     if service.kind == "conversation":
-        return lambda: Connection(hub, handler)
+        return lambda address: Connection(hub, address, handler)
     if not service.is_async:
-        return lambda: ReplyLink(hub, handler)
+        return lambda address: ReplyLink(hub, address, handler)
 
     async def dialogue(conn: Connection) -> None:
         async for frame in conn:
@@ -93,19 +93,21 @@ def _link_factory(hub: Hub, service: Service) -> Callable[[], Link]:
             if answer is not None:
                 await conn.send(answer)
 
-    return lambda: Connection(hub, dialogue)
+    return lambda address: Connection(hub, address, dialogue)
 
 
 class _Worker:
     """The running parts of an async worker."""
 
-    def __init__(self, post: Post, hub: Hub, factory: Callable[[], Link]) -> None:
+    def __init__(self, post: Post, hub: Hub, factory: Callable[[object], Link]) -> None:
         self._post = post
         self._hub = hub
         self._loop = hub.loop
         self._factory = factory
+        self._adopt: Callable[[int, int], Any] = (
+            _Accepted if type(hub.loop).__module__.startswith("uvloop") else _as_socket
+        )
         self._acceptor = Acceptor(post, self._loop, self._take)
-        self._joining: set[asyncio.Task[None]] = set()
         self._tick_s = TICK
         self.order = Order.SERVE
         self.told = asyncio.Event()
@@ -130,7 +132,7 @@ class _Worker:
             empty = time.monotonic() - acceptor.last >= QUIET and not acceptor.full
             if self.order is Order.RETIRE or empty:
                 acceptor.close()
-            if acceptor.closed and not hub.links and not self._joining:
+            if acceptor.closed and not hub.cells[Field.CONNECTIONS]:
                 return
             self._tick_s = DRAIN_TICK
             hub.sweep()
@@ -159,15 +161,52 @@ class _Worker:
         self._hub.sweep()
         self._loop.call_later(self._tick_s, self._tick)
 
-    def _take(self, sock: socket.socket) -> None:
-        task = self._loop.create_task(self._join(sock))
-        self._joining.add(task)
-        task.add_done_callback(self._joining.discard)
+    def _take(self, fd: int, family: int, address: object) -> None:
+        """Make a connection of an accepted descriptor.
 
-    async def _join(self, sock: socket.socket) -> None:
+        `connect_accepted_socket` is driven by hand: the transport exists when it first waits, and what it waits for is
+        `connection_made`, which stands in the loop's queue before the call that ends it here. A task for that would be
+        a tenth of what a connection costs.
+        """
+        sock = self._adopt(fd, family)
+        joining = self._loop.connect_accepted_socket(lambda: self._factory(address), sock)
         try:
-            await self._loop.connect_accepted_socket(self._factory, sock)
+            joining.send(None)
         except OSError as error:  # the peer was gone before it was greeted
-            sock.close()
+            socket.close(fd)
             self._post.row.cells[Field.CONNECTIONS] -= 1
             LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)
+            return
+        self._loop.call_soon(_finish, joining)
+
+
+def _as_socket(fd: int, _family: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return sock
+
+
+def _finish(joining: Coroutine[Any, Any, object]) -> None:
+    with contextlib.suppress(StopIteration):
+        joining.send(None)
+
+
+class _Accepted:
+    """What uvloop asks of an accepted socket, without the system calls that a socket object costs.
+
+    uvloop takes the descriptor over, closes it itself, and calls `close` afterwards.
+    """
+
+    __slots__ = ("_fd", "family")
+    type = socket.SOCK_STREAM
+
+    def __init__(self, fd: int, family: int) -> None:
+        self._fd = fd
+        self.family = family
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def close(self) -> None:
+        """Do nothing: uvloop has closed the descriptor."""
