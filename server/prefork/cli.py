@@ -143,8 +143,7 @@ def _serve(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN4
     """
     from prefork import server
 
-    settings = _load(target, config, given)
-    sys.exit(server.run(settings, lambda: _load(target, config, given)))
+    sys.exit(server.run(lambda: _load(target, config, given)))
 
 
 def _check(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN401 - click's own

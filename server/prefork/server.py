@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefork import __version__, environment, listener, log, services
-from prefork.errors import AddressError, SettingsError, TargetError
+from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
 from prefork.log import LOGGER
 from prefork.master import control, upgrade
 from prefork.master.loop import Master
@@ -25,16 +25,26 @@ if TYPE_CHECKING:
     from prefork.settings import Settings
 
 
-def run(settings: Settings, reread: Callable[[], Settings]) -> int:
+def run(load: Callable[[], Settings]) -> int:
     """Serve until stopped and return the exit code.
 
     Args:
-        settings: what to serve, and how.
-        reread: gives the settings anew for a reload.
+        load: reads the settings, now and again for each reload.
 
     Raises:
         PreforkError: the server could not start; its exit code tells whose turn it is.
     """
+    heritage = upgrade.receive()
+    try:
+        return _serve(load, heritage)
+    except PreforkError as error:
+        if heritage.channel is not None:  # the master that started this one tells whoever asked
+            heritage.channel.say(upgrade.FAILED, "; ".join(str(error).splitlines()))
+        raise
+
+
+def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
+    settings = load()
     if settings.umask is not None:
         os.umask(settings.umask)
     if settings.chdir is not None:
@@ -42,7 +52,6 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     handler = _open_log(settings)
     plan = Plan(settings, _load_early(settings))
     inherited = environment.listen_fds()
-    heritage = upgrade.receive()
     heir = heritage.channel is not None
     with (
         _listening(settings, inherited, heritage) as listeners,
@@ -51,13 +60,13 @@ def run(settings: Settings, reread: Callable[[], Settings]) -> int:
     ):
         where = ", ".join(one.address for one in listeners)
         LOGGER.info(
-            "prefork %s pid %d serves %s on %s with %d workers", __version__, os.getpid(), settings.target, where,
-            settings.workers,
+            "prefork %s pid %d serves %s on %s with %d worker%s", __version__, os.getpid(), settings.target, where,
+            settings.workers, "" if settings.workers == 1 else "s",
         )  # fmt: skip
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
         with Master(plan, listeners, handler, commands, heritage.channel) as master:
-            master.on_reload(lambda: _replan(plan, _where_it_started(reread)))
+            master.on_reload(lambda: _replan(plan, _where_it_started(load)))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
     return code
@@ -104,10 +113,10 @@ def _load_early(settings: Settings) -> Service | None:
     return service
 
 
-def _where_it_started(reread: Callable[[], Settings]) -> Settings:
+def _where_it_started(load: Callable[[], Settings]) -> Settings:
     """Read the settings anew where the program was started: `--chdir` has moved it since."""
     with contextlib.chdir(upgrade.STARTED_IN):
-        return reread()
+        return load()
 
 
 def _replan(first: Plan, settings: Settings) -> Plan:

@@ -9,6 +9,7 @@ imports a target.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import grp
 import os
 import pwd
@@ -354,6 +355,9 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
                 _take(source, name, texts, known[name], values, faults)
             elif source is file:
                 faults.append(f"{source.name(name)}: no such option; `prefork serve --help` lists them")
+            elif close := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+                # other PREFORK_ variables may be anybody's: Kubernetes makes some for a service of that name
+                faults.append(f"{source.name(name)}: no such option; did you mean {source.name(close[0])}?")
     if target:
         values["target"] = target
     if not values.get("target"):

@@ -91,3 +91,12 @@ def test_more_connections_than_descriptors_are_refused(monkeypatch: pytest.Monke
     with pytest.raises(SettingsError, match="at most 448"):
         settings.load("echo", {"max_connections": ["500"]})
     assert settings.load("echo", {"max_connections": ["448"]}).max_connections == 448
+
+
+def test_misspelt_variable_is_a_fault_and_a_strangers_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFORK_SERVICE_HOST", "10.0.0.1")  # as Kubernetes sets for a service named prefork
+    monkeypatch.setenv("PREFORK_PORT", "tcp://10.0.0.1:7")
+    settings.load("echo", {})
+    monkeypatch.setenv("PREFORK_WORKRS", "3")
+    with pytest.raises(SettingsError, match="PREFORK_WORKRS: no such option; did you mean PREFORK_WORKERS"):
+        settings.load("echo", {})

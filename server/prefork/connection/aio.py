@@ -194,6 +194,16 @@ class Connection(Link):
         self._set_decoder(framing.decoder())
         self._decoder.feed(rest)
 
+    def set_timeouts(
+        self, *, idle: float | None = None, frame: float | None = None, write: float | None = None
+    ) -> None:
+        """Change this connection's deadlines, in seconds; what is not given stays as it is.
+
+        Raises:
+            ValueError: a limit is not above 0.
+        """
+        self.limits = self.limits.changed(idle, frame, write)
+
     async def close(self) -> None:
         """Send what is left and close in order; returning from the handler does the same."""
         self._flush()

@@ -22,6 +22,7 @@ from prefork_wire import FrameError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from prefork.connection.edge import Limits
     from prefork.scoreboard import Row
     from prefork.service import Service
     from prefork_wire import Framing
@@ -57,9 +58,7 @@ class BlockingConnection:
     unique in this worker, `peer` is the other side's address.
     """
 
-    def __init__(
-        self, sock: socket.socket, framing: Framing, limits: tuple[float, ...], row: Row, wakes: Wakes
-    ) -> None:
+    def __init__(self, sock: socket.socket, framing: Framing, limits: Limits, row: Row, wakes: Wakes) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._limits = limits
@@ -126,6 +125,16 @@ class BlockingConnection:
         self._decoder = framing.decoder()
         self._encode = framing.encode
         self._decoder.feed(rest)
+
+    def set_timeouts(
+        self, *, idle: float | None = None, frame: float | None = None, write: float | None = None
+    ) -> None:
+        """Change this connection's deadlines, in seconds; what is not given stays as it is.
+
+        Raises:
+            ValueError: a limit is not above 0.
+        """
+        self._limits = self._limits.changed(idle, frame, write)
 
     def close(self) -> None:
         """Half-close, read on until the peer closes too (bounded), and close: the peer sees an end, never a reset."""

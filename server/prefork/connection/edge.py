@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import socket
@@ -46,16 +46,35 @@ class ConnectionEnded(Exception):  # noqa: N818 - an end is no error
     """
 
 
-def limits(settings: Settings) -> tuple[float, ...]:
-    """Return how many seconds each `Wait` may last, in its order."""
-    return (
-        settings.first_byte_timeout,
-        settings.frame_timeout,
-        settings.idle_timeout,
-        settings.write_timeout,
-        math.inf,
-        LINGER,
-    )
+class Limits(NamedTuple):
+    """How many seconds each `Wait` may last, in its order."""
+
+    first_byte: float
+    frame: float
+    idle: float
+    write: float
+    handler: float = math.inf
+    close: float = LINGER
+
+    def changed(self, idle: float | None, frame: float | None, write: float | None) -> Limits:
+        """Return these limits with those that are given replaced; one for the next frame counts for the first byte too.
+
+        Raises:
+            ValueError: a limit is not above 0.
+        """
+        if any(limit is not None and not limit > 0 for limit in (idle, frame, write)):
+            raise ValueError("a timeout must be above 0 seconds; math.inf is none")
+        return self._replace(
+            first_byte=self.first_byte if idle is None else idle,
+            idle=self.idle if idle is None else idle,
+            frame=self.frame if frame is None else frame,
+            write=self.write if write is None else write,
+        )
+
+
+def limits(settings: Settings) -> Limits:
+    """Return the limits that the settings give every connection."""
+    return Limits(settings.first_byte_timeout, settings.frame_timeout, settings.idle_timeout, settings.write_timeout)
 
 
 SLOW_AT: Final = {

@@ -41,7 +41,6 @@ class Hub:
         self.cells = row.cells
         self.loop = loop
         self.limits = edge.limits(settings)
-        self.write_timeout = settings.write_timeout
         self.write_high_water = settings.max_write_buffer
         self.links: set[Link] = set()
         self.draining = False
@@ -51,9 +50,8 @@ class Hub:
     def sweep(self) -> None:
         """Close what has outlasted its limit and, in a draining worker, what has become quiet."""
         now = self.now = time.monotonic()
-        limits = self.limits
         for link in tuple(self.links):
-            if now - link.since > limits[link.wait]:
+            if now - link.since > link.limits[link.wait]:
                 link.expire()
             elif self.draining and link.is_quiet(now):
                 link.end("the worker drains")
@@ -62,7 +60,19 @@ class Hub:
 class Link(asyncio.Protocol):
     """One connection. `wait` and `since` say what it waits for; the sweep does the rest."""
 
-    __slots__ = ("_address", "_decoder", "_hub", "_peer_ended", "_take", "_transport", "id", "opened", "since", "wait")
+    __slots__ = (
+        "_address",
+        "_decoder",
+        "_hub",
+        "_peer_ended",
+        "_take",
+        "_transport",
+        "id",
+        "limits",
+        "opened",
+        "since",
+        "wait",
+    )
 
     def __init__(self, hub: Hub, address: object) -> None:
         self._hub = hub
@@ -70,6 +80,7 @@ class Link(asyncio.Protocol):
         self._set_decoder(hub.framing.decoder())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
         self._peer_ended = False
+        self.limits = hub.limits
         self.wait = Wait.FIRST_BYTE
         self.since = hub.now
         self.opened = self.since
@@ -129,7 +140,7 @@ class Link(asyncio.Protocol):
         """Close a connection whose wait has outlasted its limit."""
         if self.wait is Wait.CLOSE:
             unsent = self._transport.get_write_buffer_size() > 0
-            if not unsent or self._hub.now - self.since > self._hub.write_timeout:
+            if not unsent or self._hub.now - self.since > self.limits.write:
                 self._transport.abort()
             return
         LOGGER.debug("connection %d from %s %s", self.id, self.peer, SLOW_AT[self.wait])

@@ -6,6 +6,7 @@ known of the workers is in `pool`.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -224,7 +225,7 @@ class Master:
         doomed = worker.doomed
         self._pool.never_ready(worker, f"{worker} {how} before it was ready", hopeless=False)
         if not self._pool.exited(worker, time.monotonic()):
-            LOGGER.info("%s %s", worker, how)
+            LOGGER.log(logging.DEBUG if worker.ready_at is None else logging.INFO, "%s %s", worker, how)
             return
         self._totals.lost += 1
         if worker.ready_at is not None or doomed:
