@@ -43,7 +43,7 @@ class Server:
     Entering waits until the server says that it runs. When the body fails, the log goes into the test's output.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only switches of a test helper
         self,
         target: str,
         *options: str,
@@ -51,6 +51,8 @@ class Server:
         bind: str | None = "127.0.0.1:0",
         cwd: Path | None = None,
         wait_for: str = "running",
+        program: tuple[str, ...] = PREFORK,
+        pass_fds: tuple[int, ...] = (),
         **env: str,
     ) -> None:
         self._dir = tmp_path
@@ -58,8 +60,9 @@ class Server:
         self.log_path = tmp_path / "server.log"
         self._wait_for = wait_for
         binding = ["--bind", bind] if bind else []
-        self._command = [*PREFORK, "serve", target, *binding, "--control", self.control, *options]
+        self._command = [*program, "serve", target, *binding, "--control", self.control, *options]
         self._cwd = cwd
+        self._pass_fds = pass_fds
         self._env = clean_environment(**env)
         self.process: subprocess.Popen[bytes]
 
@@ -67,7 +70,7 @@ class Server:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._cwd, env=self._env,
-                start_new_session=True,
+                start_new_session=True, pass_fds=self._pass_fds,
             )  # fmt: skip
         if self._wait_for:
             try:
@@ -136,6 +139,16 @@ class Server:
         """Say whether `lost` workers have been lost so far and every slot serves again, at one moment."""
         status = self.status()
         return bool(status["totals"]["workers_lost"] == lost and status["state"] == "running")
+
+    def processes(self) -> set[int]:
+        """Return the pids of all that comes from this server and lives, orphans included: its session."""
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session, *_ = stat.read_text("ascii", "replace").rpartition(")")[2].split()
+                if state != "Z" and int(session) == self.process.pid:
+                    found.add(int(stat.parent.name))
+        return found
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the master."""
