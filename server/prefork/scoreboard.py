@@ -35,6 +35,7 @@ class Field(IntEnum):
     ERRORS = 5
     BYTES_IN = 6
     BYTES_OUT = 7
+    CAPACITY = 8  # connections a blocking worker can serve at once; 0 for an async one, whose limit is its CPU
 
 
 class Phase(IntEnum):
@@ -99,6 +100,7 @@ class Reading(NamedTuple):
     errors: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    capacity: int = 0
 
     @property
     def phase(self) -> Phase:

@@ -60,8 +60,8 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     ):
         where = ", ".join(one.address for one in listeners)
         LOGGER.info(
-            "prefork %s pid %d serves %s on %s with %d worker%s", __version__, os.getpid(), settings.target, where,
-            settings.workers, "" if settings.workers == 1 else "s",
+            "prefork %s pid %d serves %s on %s with %s worker%s", __version__, os.getpid(), settings.target, where,
+            settings.workers, "" if settings.workers.high == 1 else "s",
         )  # fmt: skip
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)

@@ -18,7 +18,7 @@ import resource
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from prefork import environment
 from prefork.errors import SettingsError
@@ -38,6 +38,16 @@ DESCRIPTORS_KEPT: Final = 64
 """Descriptors a worker needs beside its connections: listeners, log, event loop, pipes, what the service opens."""
 
 CONTROL_OFF: Final = "off"
+
+
+class Span(NamedTuple):
+    """From how many to how many workers; both the same for a fixed number."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,18 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _workers(text: str) -> Span:
+    low, colon, high = text.partition(":")
+    one = _whole(1, MAX_WORKERS)
+    try:
+        span = Span(one(low), one(high if colon else low))
+    except ValueError:
+        raise ValueError(f"must be a number from 1 to {MAX_WORKERS}, or two, MIN:MAX") from None
+    if span.low > span.high:
+        raise ValueError("must be MIN:MAX, the smaller number first")
+    return span
 
 
 def _seconds(low: float, high: float = 86400.0) -> Callable[[str], float]:
@@ -205,9 +227,9 @@ class Settings:
         group="binding", metavar="", shown="off", flag=True,
     )  # fmt: skip
 
-    workers: int = _option(
-        0, _whole(1, MAX_WORKERS), "worker processes", group="workers", metavar="N",
-        shown="usable CPUs, cgroup quota included",
+    workers: Span = _option(
+        Span(0, 0), _workers, "worker processes; MIN:MAX keeps a spare one (sync, threads) or follows the load (async)",
+        group="workers", metavar="N|MIN:MAX", shown="usable CPUs, cgroup quota included",
     )  # fmt: skip
     model: Model | None = _option(
         None, _choice(MODELS), "how a worker serves: async, sync or threads", group="workers", metavar="MODEL",
@@ -319,6 +341,7 @@ class _Given:
 
     values: Mapping[str, Sequence[str]]
     name: Callable[[str], str]
+    strict: bool = False  # whatever is in it is meant for us
 
 
 def _flag_of(name: str) -> str:
@@ -340,24 +363,12 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
     variables = environment.prefixed()
     config = config or variables.pop("config", None)
     file = _read_file(config, faults)
-    known = options()
     sources = (
         _Given(given, _flag_of),
         _Given({name: [value] for name, value in variables.items()}, lambda name: f"PREFORK_{name.upper()}"),
         file,
     )
-    values: dict[str, Any] = {}
-    for source in reversed(sources):  # the strongest comes last and overwrites
-        for name, texts in source.values.items():
-            if name == "target":
-                values[name] = texts[-1]
-            elif name in known:
-                _take(source, name, texts, known[name], values, faults)
-            elif source is file:
-                faults.append(f"{source.name(name)}: no such option; `prefork serve --help` lists them")
-            elif close := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
-                # other PREFORK_ variables may be anybody's: Kubernetes makes some for a service of that name
-                faults.append(f"{source.name(name)}: no such option; did you mean {source.name(close[0])}?")
+    values = _merge(sources, faults)
     if target:
         values["target"] = target
     if not values.get("target"):
@@ -366,7 +377,28 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
     faults += _contradictions(settings)
     if faults:
         raise SettingsError(faults)
-    return settings if settings.workers else dataclasses.replace(settings, workers=usable_cpus())
+    if settings.workers.low:
+        return settings
+    cpus = usable_cpus()
+    return dataclasses.replace(settings, workers=Span(cpus, cpus))
+
+
+def _merge(sources: Sequence[_Given], faults: list[str]) -> dict[str, Any]:
+    """Return the values of all sources, the strongest given first; what is no value goes into `faults`."""
+    known = options()
+    values: dict[str, Any] = {}
+    for source in reversed(sources):  # the strongest comes last and overwrites
+        for name, texts in source.values.items():
+            if name == "target":
+                values[name] = texts[-1]
+            elif name in known:
+                _take(source, name, texts, known[name], values, faults)
+            elif source.strict:
+                faults.append(f"{source.name(name)}: no such option; `prefork serve --help` lists them")
+            elif close := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+                # other PREFORK_ variables may be anybody's: Kubernetes makes some for a service of that name
+                faults.append(f"{source.name(name)}: no such option; did you mean {source.name(close[0])}?")
+    return values
 
 
 def _take(
@@ -411,7 +443,7 @@ def _read_file(config: str | None, faults: list[str]) -> _Given:
             continue
         texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
         values[key.replace("-", "_")] = texts or [""]
-    return _Given(values, lambda name: f"{path}: {name.replace('_', '-')}")
+    return _Given(values, lambda name: f"{path}: {name.replace('_', '-')}", strict=True)
 
 
 def _contradictions(settings: Settings) -> list[str]:

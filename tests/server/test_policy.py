@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from prefork.master import policy
 from prefork.master.policy import Abandon, Finish, GiveUp, Kill, Promote, Spawn, Tell
 from prefork.master.pool import MAX_BACKOFF, STABLE, TRANSITIONS, Event, Pool, State, Stop, Worker
-from prefork.settings import Settings
+from prefork.settings import Settings, Span
 
-SETTINGS = Settings(target="echo", workers=2)
+SETTINGS = Settings(target="echo", workers=Span(2, 2))
 
 
 def make_pool(target: int = 2) -> Pool:

@@ -23,8 +23,9 @@ from prefork.master.events import Events
 from prefork.master.notify import Notifier
 from prefork.master.pool import Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
+from prefork.master.spare import Load, Spare
 from prefork.master.succession import Court, Succession
-from prefork.scoreboard import Scoreboard
+from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
 from prefork.worker import boot
@@ -59,7 +60,9 @@ class Master:
         self._log = log
         self._replan: Callable[[], Plan] = lambda: plan
         self._board = Scoreboard()
-        self._pool = Pool(plan.settings.workers, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
+        self._pool = Pool(plan.settings.workers.low, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
+        self._spare = Spare(plan.settings.workers, time.monotonic())
+        self._cpu: dict[int, tuple[float, float]] = {}  # by pid: CPU seconds used, and when that was read
         self._plans: dict[int, Plan] = {self._pool.generation: plan}
         self._channels: dict[int, socket.socket] = {}  # by the pid of the worker at the other end
         self._totals = status.Totals()
@@ -109,6 +112,7 @@ class Master:
         while self._code is None:
             now = time.monotonic()
             self._take_beats(now)
+            self._keep_spare(now)
             for action in policy.decide(self._pool, now):
                 self._perform(action, now)
             self._let_go_of_the_port(now)
@@ -154,6 +158,24 @@ class Master:
             if worker.state is State.SERVING and not worker.worn:
                 self._look_for_wear(worker, reading.requests, now)
 
+    def _keep_spare(self, now: float) -> None:
+        """With `--workers MIN:MAX`, add or take away what the load asks for."""
+        if not self._spare.due(now) or self._pool.stop is not None or not self._pool.target:
+            return
+        loads = []
+        seen: dict[int, tuple[float, float]] = {}
+        for worker in self._pool.of(self._pool.generation):
+            if worker.state is not State.SERVING:
+                continue
+            reading = self._board.row(worker.row).read()
+            used = process.cpu_seconds(worker.pid)
+            before, since = self._cpu.get(worker.pid, (used, now - 1.0))
+            seen[worker.pid] = (used, now)
+            free = reading.connections < reading.capacity if reading.capacity else reading.phase is Phase.ACCEPTING
+            loads.append(Load(free, (used - before) / (now - since), blocking=reading.capacity > 0))
+        self._cpu = seen
+        self.scale(self._spare.look(self._pool.target, loads, now))
+
     def _look_for_wear(self, worker: Worker, requests: int, now: float) -> None:
         settings = worker.settings
         if worker.allowance and requests >= worker.allowance:
@@ -194,7 +216,7 @@ class Master:
                 self.reopen_logs()
             case Intent.MORE:
                 self.scale(
-                    min(MAX_WORKERS, self._pool.target + 1) if self._pool.target else self._plan.settings.workers
+                    min(MAX_WORKERS, self._pool.target + 1) if self._pool.target else self._plan.settings.workers.low
                 )
             case Intent.FEWER:
                 self.scale(max(1, self._pool.target - 1))
@@ -341,7 +363,7 @@ class Master:
         generation = self._pool.try_generation()
         self._plans[generation] = plan
         if self._pool.target == 0:
-            self._pool.target = plan.settings.workers
+            self._pool.target = plan.settings.workers.low
         LOGGER.info("reloading: trying generation %d", generation)
 
     def upgrade(self, asker: Asker | None) -> None:
@@ -397,7 +419,8 @@ class Master:
     def _promote(self, generation: int) -> None:
         before, self._plan = self._plan.settings, self._plans[generation]
         if self._plan.settings.workers != before.workers:
-            self._pool.target = self._plan.settings.workers
+            self._pool.target = self._plan.settings.workers.low
+            self._spare = Spare(self._plan.settings.workers, time.monotonic())
         self._plans = {generation: self._plan}
         self._pool.settle(generation)
         LOGGER.info("reloaded: generation %d serves", generation)

@@ -16,6 +16,7 @@ from prefork.signals import forget_inherited
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
 
 CRASHED: Final = 1
@@ -98,6 +99,15 @@ def rss_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has used, user and system (proc(5), stat), 0.0 where that is not told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def how_it_ended(status: int) -> str:

@@ -58,8 +58,9 @@ class Post:
     def __str__(self) -> str:
         return f"worker {self.slot} gen {self.generation} pid {os.getpid()}"
 
-    def say_ready(self) -> None:
-        """Tell the master, from inside the accept loop, that this worker serves."""
+    def say_ready(self, capacity: int = 0) -> None:
+        """Tell the master, from inside the accept loop, that this worker serves; `capacity` see the scoreboard."""
+        self.row.cells[Field.CAPACITY] = capacity
         self.row.beat()
         self.phase(Phase.ACCEPTING)
         with contextlib.suppress(OSError):  # a master that is gone is noticed by its end of file

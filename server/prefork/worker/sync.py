@@ -38,7 +38,7 @@ def serve(post: Post, service: Service) -> None:
     limits = edge.limits(post.settings)
     with Orders(post) as orders, blocking_lifespan(service):
         accept = _Accept(post, orders)
-        post.say_ready()
+        post.say_ready(capacity=1)
         while True:
             sock = accept.next()  # step 5: accept
             if sock is None:

@@ -39,7 +39,7 @@ def serve(post: Post, service: Service) -> None:
     """
     with Orders(post) as orders, blocking_lifespan(service):
         loop = _Loop(post, service, orders)
-        post.say_ready()
+        post.say_ready(capacity=loop.size)
         while orders.order is Order.SERVE:
             loop.step(TICK)
         post.phase(Phase.DRAINING)
@@ -55,8 +55,8 @@ class _Loop:
         self._orders = orders
         self._bell = Bell()
         self._limits = edge.limits(post.settings)
-        self._size = min(post.settings.threads, post.settings.max_connections)
-        self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="serve")
+        self.size = min(post.settings.threads, post.settings.max_connections)
+        self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="serve")
         self._busy: set[Future[None]] = set()
         self._freed, self._free = os.pipe()  # a serving thread writes a byte when it is done
         os.set_blocking(self._freed, False)
@@ -69,14 +69,14 @@ class _Loop:
 
     def step(self, seconds: float) -> None:
         """Wait, hear orders, accept one connection from each listener that has one."""
-        self._watch(len(self._busy) < self._size)
+        self._watch(len(self._busy) < self.size)
         events = {fd for fd, _ in self._poll.poll(seconds)}
         self._orders.woken()
         if self._freed in events:
             os.read(self._freed, 4096)
         self._busy = {future for future in self._busy if not future.done()}
         for fd, listener in self._sockets.items():
-            if fd in events and len(self._busy) < self._size:
+            if fd in events and len(self._busy) < self.size:
                 self._take(listener)
 
     def drain(self, deadline: float) -> None:
@@ -86,7 +86,7 @@ class _Loop:
             self._poll.unregister(fd)
         while time.monotonic() < deadline and self._orders.order is not Order.QUIT:
             waiting = self._orders.order is Order.STOP and time.monotonic() - self._last < edge.QUIET
-            if not waiting and len(self._busy) < self._size:
+            if not waiting and len(self._busy) < self.size:
                 break
             self.step(edge.QUIET / 4)
         self._watch(wanted=False)
