@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from prefork_loadtest import __version__, gates
+from prefork_loadtest import __version__, faultplan, gates
+from prefork_loadtest.faultplan import Fault, Kind
+from prefork_loadtest.faults import GIVE_UP_S
 from prefork_loadtest.ledger import PHASES
 from prefork_loadtest.plan import Plan, PlanError
-from prefork_loadtest.scenarios import SCENARIOS
+from prefork_loadtest.proof import Probe
+from prefork_loadtest.scenarios import CHAOS, SCENARIOS
 from prefork_loadtest.verdict import Code
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = "PREFORK_LOADTEST"
 OFF = "off"
 MOST_REPLY_SECONDS = 600.0
+MOST_HOLD_S = 60.0
 MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_400.0
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -91,9 +95,11 @@ def list_scenarios() -> None:
         click.echo(f"{scenario.name:<10} {scenario.summary}")
 
 
-def _target(_: click.Context, __: click.Parameter, value: str) -> str:
+def _target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     from prefork_wire import parse_address
 
+    if value is None:
+        return None
     try:
         address = parse_address(value)
     except ValueError as error:
@@ -101,6 +107,20 @@ def _target(_: click.Context, __: click.Parameter, value: str) -> str:
     if address.kind == "fd" or (address.kind == "tcp" and address.port == 0):
         raise click.BadParameter(f"{value!r} is nothing to connect to; write tcp://HOST:PORT")
     return value
+
+
+def _kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[Kind, ...]:
+    try:
+        return faultplan.kinds_of(value)
+    except faultplan.FaultError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _probe(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return value and str(Probe(value, 0))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _bind(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
@@ -160,7 +180,7 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
             wait_s=asked["wait"],
             reply_timeout_s=asked["reply_timeout"],
             control=Path(asked["control"]) if asked["control"] else None,
-            kill_at_s=asked["kill_worker_at"],
+            faults=() if asked["kill_worker_at"] is None else (Fault(asked["kill_worker_at"], Kind.KILL),),
             own_gates=gates.load(Path(asked["gates"]), PHASES) if asked["gates"] else (),
         )
         plan.check()
@@ -202,6 +222,92 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
     return verdict.code
 
 
+@commands.command(context_settings={"show_default": True, "ignore_unknown_options": True})
+@click.argument("target", required=False)
+@click.argument("serve_options", nargs=-1, type=click.UNPROCESSED, metavar="[SERVE OPTIONS]...")
+@_option("--host", callback=_target, help="The server that runs; else the first address that its status names.")
+@_option("--control", metavar="PATH", help="The control socket of the server that runs.")
+@_option("--seed", type=click.IntRange(0), default=1, help="Decides the plan: the same seed, the same plan.")
+@_option("--duration", type=_positive(MOST_SECONDS), default=CHAOS.duration_s, help="Seconds under full load.")
+@_option("--users", type=click.IntRange(1, MOST_USERS), default=CHAOS.users, help="How many users.")
+@_option("--rate", type=_positive(MOST_RATE), default=CHAOS.rate, help="Requests/s of all open-rate users.")
+@_option("--faults", default=",".join(Kind), callback=_kinds, help="Kinds of faults.")
+@_option("--hold", type=_positive(MOST_HOLD_S), default=3.0, help="Seconds that a stopped process stays so, at most.")
+@_option("--settle", type=_positive(MOST_SECONDS), default=GIVE_UP_S, help="Seconds to settle after each fault.")
+@_option("--probe", metavar="SEND=>EXPECT", callback=_probe, help="The request, for a service that is no echo.")
+@_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
+@_option("--report", metavar="DIR", default="reports/chaos", help="Where to write the report, 'off' for nowhere.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the planned faults and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
+def chaos(
+    *,
+    target: str | None,
+    serve_options: tuple[str, ...],
+    report: str,
+    only_plan: bool,
+    as_json: bool,
+    **asked: Any,  # noqa: ANN401 - click's values
+) -> int:
+    """Signals, stopped and killed processes, planned from a seed, under load whose every answer is proven.
+
+    Against TARGET, served here with any options of `prefork serve` (none: echo), or, with --control, against a server
+    that runs. The load users prove an echo; for another service of lines give --probe. In it {n} stands for a number
+    that no other request has. --hold must be shorter than the server's --hang-timeout.
+    """
+    planned = _faults(asked)
+    if only_plan:
+        click.echo("\n".join(map(str, planned)))
+        return Code.PASSED
+    serve = _serve(target, serve_options, asked)
+    folder = _folder(report)
+    from prefork_loadtest import chaos, server
+
+    with tempfile.TemporaryDirectory(prefix="prefork-chaos-") as scratch:
+        log = (folder or Path(scratch)) / "server.log"
+        try:
+            record = chaos.run(_chaos_plan(planned, asked), serve, log, _say)
+        except server.StartFailed as error:
+            click.echo(f"prefork-loadtest: {error}", err=True)
+            return Code.NEVER_REACHED
+        except (chaos.Refused, PlanError) as error:
+            raise click.UsageError(str(error)) from error
+    return conclude(record, folder, as_json=as_json)
+
+
+def _faults(asked: dict[str, Any]) -> tuple[Fault, ...]:
+    try:
+        return faultplan.plan(asked["seed"], asked["duration"], asked["faults"], asked["hold"])
+    except faultplan.FaultError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _serve(target: str | None, options: tuple[str, ...], asked: dict[str, Any]) -> tuple[str, ...]:
+    """Arguments of the server to start; none for one that runs."""
+    if target is None and (asked["control"] or asked["host"]):
+        if not asked["control"]:
+            raise click.UsageError("--host: give --control PATH too; the server's processes are found through it")
+        return ()
+    if target is not None and target.startswith("-"):
+        raise click.UsageError(f"{target!r}: no such option; options of the server come after its TARGET")
+    return (target or "echo", *options)
+
+
+def _chaos_plan(planned: tuple[Fault, ...], asked: dict[str, Any]) -> Plan:
+    return Plan(
+        scenario=CHAOS,
+        host=asked["host"] or "",
+        users=asked["users"],
+        rate=asked["rate"],
+        duration_s=asked["duration"],
+        reply_timeout_s=asked["reply_timeout"],
+        control=Path(asked["control"]) if asked["control"] else None,
+        faults=planned,
+        settle_s=asked["settle"],
+        probe=asked["probe"] or "",
+        seed=asked["seed"],
+    )
+
+
 @commands.command()
 @click.argument("report", metavar="REPORT", type=click.Path(path_type=Path))
 @click.option("--gates", "gates_file", metavar="FILE", help="A TOML file whose gates replace the run's own.")
@@ -227,12 +333,13 @@ def demo(report: str) -> int:
     """Start a server with two workers, load it, kill one of them in the middle, and judge."""
     folder = _folder(report)
     from prefork_loadtest import demo
+    from prefork_loadtest.server import StartFailed
 
     if folder is None:
         raise click.UsageError("--report 'off': the demo shows its report; name a folder")
     try:
         record = demo.run(folder / "server.log", _say)
-    except demo.DemoFailed as error:
+    except StartFailed as error:
         click.echo(f"prefork-loadtest: {error}", err=True)
         return Code.NEVER_REACHED
     return conclude(record, folder, as_json=False)

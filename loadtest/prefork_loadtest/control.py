@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEADLINE_S = 2.0
+SERVING = frozenset({"serving", "full"})
 _MOST_BYTES = 1 << 20
 
 
@@ -41,13 +43,24 @@ class Status:
 
     state: str
     version: str
+    pid: int
+    generation: int
     addresses: tuple[str, ...]
     workers: tuple[Worker, ...]
 
+    @property
+    def serving(self) -> tuple[Worker, ...]:
+        """The workers that serve; one that is full for the moment is one of them."""
+        return tuple(worker for worker in self.workers if worker.state in SERVING)
+
+    def worker(self, pid: int) -> Worker | None:
+        """The worker with this pid, or None if there is none."""
+        return next((worker for worker in self.workers if worker.pid == pid), None)
+
     def in_slot(self, slot: int) -> Worker | None:
         """The serving worker of a slot, or None while there is none."""
-        serving = (worker for worker in self.workers if worker.slot == slot and worker.state == "serving")
-        return max(serving, key=lambda worker: worker.generation, default=None)
+        there = (worker for worker in self.serving if worker.slot == slot)
+        return max(there, key=lambda worker: worker.generation, default=None)
 
 
 def ask(path: Path, deadline_s: float = DEADLINE_S) -> Status:
@@ -95,4 +108,30 @@ def _status(table: dict[str, Any]) -> Status:
         for row in table["workers"]
     )
     addresses = tuple(str(listener["address"]) for listener in table["listeners"])
-    return Status(str(table["state"]), str(table["version"]), addresses, workers)
+    return Status(
+        str(table["state"]), str(table["version"]), int(table["pid"]), int(table["generation"]), addresses, workers
+    )
+
+
+def require_same_pids(path: Path, status: Status) -> None:
+    """Refuse a server whose process ids mean somebody else here, as one in a container's would.
+
+    The kernel tells who listens on the socket by the id that it has here (unix(7), SO_PEERCRED).
+
+    Raises:
+        ControlError: it is not the id that the status names.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(DEADLINE_S)
+            sock.connect(str(path))
+            listener, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    except OSError as error:
+        raise ControlError(f"control socket {str(path)!r}: {error.strerror or 'no answer in time'}") from error
+    if listener != status.pid:
+        raise ControlError(
+            f"control socket {str(path)!r}: the server is pid {status.pid} to itself and pid {listener} here; "
+            "run the chaos where the server runs"
+        )

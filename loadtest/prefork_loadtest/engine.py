@@ -21,10 +21,12 @@ from locust.runners import STATE_MISSING, MasterRunner
 from prefork_client import Client, ClientError
 from prefork_loadtest import control, machine
 from prefork_loadtest.balance import Balance
+from prefork_loadtest.census import Census
 from prefork_loadtest.collector import DRAIN_S, Collector, install
 from prefork_loadtest.entry import USERS
-from prefork_loadtest.faults import KillWorker, Mark
-from prefork_loadtest.ledger import DRAIN, KILL, RAMP, STEADY
+from prefork_loadtest.faults import Mark, Subject
+from prefork_loadtest.injector import Injector
+from prefork_loadtest.ledger import DRAIN, RAMP, STEADY
 from prefork_loadtest.options import UserOptions
 from prefork_loadtest.plan import CONTROL_INTERVAL_S
 from prefork_loadtest.progress import Progress
@@ -110,7 +112,7 @@ class Run:
         self._workers = Workers(0, 0)
         self._start = time.monotonic()
         self._looked_at = 0.0
-        self._kill = KillWorker(plan.control, plan.kill_at_s) if plan.control and plan.kill_at_s is not None else None
+        self._injector: Injector | None = None
 
     def carry_out(self) -> None:
         """The whole run."""
@@ -156,7 +158,7 @@ class Run:
             USERS[name].fixed_count = size
         # No configuration file and no LOCUST_* variable has a say: the scenario and the command line are the settings.
         parser = get_parser(default_config_files=[])
-        users = UserOptions(user_rate=plan.user_rate, reply_timeout_s=plan.reply_timeout_s)
+        users = UserOptions(plan.user_rate, plan.scenario.think_s, plan.reply_timeout_s, plan.probe)
         return Environment(
             user_classes=[USERS[name] for name in crews],
             events=events,
@@ -212,17 +214,22 @@ class Run:
         self._await(lambda: sum(complete[-1:]) >= plan.users, "the users did not all start")
 
     def _steady(self, collector: Collector) -> None:
-        """The load, complete: look, strike and report until the time is over or somebody interrupts."""
+        """The load, complete: look, strike and report until all is over or somebody interrupts."""
         self._enter(collector, STEADY)
+        self._injector = injector = self._faults(collector)
         progress = Progress(collector.ledger, self._plan.users, self._say)
         begin = self._elapsed
-        while self._elapsed - begin < self._plan.duration_s and not self._interrupted:
+        while not self._interrupted and not (injector is not None and injector.is_broken):
+            into = self._elapsed - begin
+            if into >= self._plan.duration_s and (injector is None or injector.is_done):
+                break
             time.sleep(TICK_S)
             self._check_load(collector)
-            self._look()
             progress.tick(self._elapsed)
-            if self._kill is not None and self._elapsed - begin >= self._kill.at_s:
-                self._strike(collector, self._kill)
+            if injector is None or not injector.is_active:  # a fault looks for itself, and the master may be stopped
+                self._look()
+            if injector is not None:
+                self._strike(injector, into)
 
     def _check_load(self, collector: Collector) -> None:
         """Fail as soon as a load worker is gone: from then on the load is not what was asked for."""
@@ -243,28 +250,43 @@ class Run:
         except control.ControlError as error:
             raise RunBroken(str(error)) from error
 
-    def _strike(self, collector: Collector, kill: KillWorker) -> None:
-        """Kill a worker in a phase of its own, and stay in that phase until it is replaced and settled."""
+    def _faults(self, collector: Collector) -> Injector | None:
+        """What strikes the planned faults; None without any."""
+        plan = self._plan
+        if not plan.faults or plan.control is None:
+            return None
+        subject = Subject(plan.control, Census(plan.front), plan.front, self._balance.see)
+        return Injector(
+            plan.faults,
+            subject,
+            lambda phase: self._enter(collector, phase),
+            self._mark,
+            lambda phase: collector.ledger.total(phase).failed,
+            plan.settle_s,
+        )
+
+    def _strike(self, injector: Injector, into_s: float) -> None:
+        """Strike or watch, as it is time to."""
         try:
-            if kill.victim is None:
-                self._enter(collector, KILL)
-                victim = kill.strike()
-                self._balance.note(victim)
-                held = f"it held {victim.connections} connections"
-                self._mark(f"kill -9 of worker {victim.slot} (pid {victim.pid}): {held}")
-            elif self._record.spans[-1].phase == KILL:
-                known = kill.replaced_s
-                over = kill.watch()
-                if known is None and kill.replaced_s is not None:
-                    self._mark(f"worker {kill.victim.slot} replaced after {kill.replaced_s:.2f} s")
-                if over:
-                    self._enter(collector, STEADY)
+            injector.tick(into_s)
         except control.ControlError as error:
             raise RunBroken(f"the fault was not injected: {error}") from error
+
+    def _end_faults(self, injector: Injector) -> None:
+        """Let nothing last beyond the users, and write down what became of the faults."""
+        try:
+            injector.end(look=not self._interrupted)
+        except control.ControlError as error:
+            self._record.troubles.append(str(error))
+        self._record.faults = injector.figures()
+        self._record.troubles += injector.troubles()
+        self._record.killed = sorted(injector.killed)
 
     def _drain(self, collector: Collector) -> None:
         """Let every user finish its request, take the last samples, and write down what was seen."""
         record = self._record
+        if self._injector is not None:
+            self._end_faults(self._injector)
         if record.spans:
             record.spans[-1].end_s = self._elapsed
             record.spans.append(Span(DRAIN, self._elapsed, self._elapsed))
@@ -279,7 +301,3 @@ class Run:
             record.troubles += collector.troubles()
             record.shares = self._balance.shares()
             record.load = collector.describe()
-            if self._kill is not None:
-                record.faults = {KILL: self._kill.figures()}
-                if self._kill.victim is None:
-                    record.troubles.append("the fault was not injected: the run ended before")

@@ -34,9 +34,11 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0
 TIMES = tuple(
     f"{percentile}{kind}_{unit}" for percentile in PERCENTILES for kind in ("", "_intended") for unit in ("us", "ms")
 )
-COUNTS = ("requests", "failed", "wrong", "reopened", "in_flight", "replaced_s", "rate", "failed_ratio")
-FIGURES = frozenset({*TIMES, *COUNTS})
-"""Every figure a gate may name. `in_flight` and `replaced_s` exist only where a fault was injected."""
+COUNTS = ("requests", "failed", "wrong", "reopened", "rate", "failed_ratio")
+OF_FAULTS = ("struck", "unsettled", "settled_s", "in_flight", "excess", "replaced_s")
+OF_SERVERS = ("workers", "target", "zombies", "orphans", "log_errors", "exit_code")
+FIGURES = frozenset({*TIMES, *COUNTS, *OF_FAULTS, *OF_SERVERS})
+"""Every figure a gate may name. The last two kinds are known of faults: in their phases, and in `run`."""
 
 _GATE = re.compile(r"\s*(\w+)\.(\w+)\s*(==|!=|<=|>=|<|>)\s*(?:(\w+)\.([a-z]\w*)|(-?\d+(?:\.\d+)?))\s*")
 

@@ -10,14 +10,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
+from prefork_loadtest.faultplan import Kind
 from prefork_loadtest.histogram import Encoded, Histogram
 
 if TYPE_CHECKING:
     from prefork_loadtest.failure import Failure
 
-RAMP, STEADY, KILL, DRAIN = "ramp", "steady", "kill", "drain"
-PHASES = (RAMP, STEADY, KILL, DRAIN)
-FAULT_PHASES = frozenset({KILL})
+RAMP, STEADY, DRAIN = "ramp", "steady", "drain"
+KILL = Kind.KILL.phase
+FAULT_PHASES = frozenset(kind.phase for kind in Kind)
+PHASES = (RAMP, STEADY, *(kind.phase for kind in Kind), DRAIN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,13 @@ class UserOptions:
         user_rate: requests per second of each open-rate user.
         think_s: seconds that a closed user waits between an answer and its next request.
         reply_timeout_s: seconds that a reply may take, and a connection.
+        probe: `SEND=>EXPECT` for a service that is no echo; "" for the proof of an echo.
     """
 
     user_rate: float = 10.0
     think_s: float = 0.02
     reply_timeout_s: float = 5.0
+    probe: str = ""
 
     @classmethod
     def of(cls, environment: Environment) -> UserOptions:
@@ -35,6 +37,7 @@ class UserOptions:
             user_rate=float(given.get("prefork_user_rate") or cls.user_rate),
             think_s=float(given.get("prefork_think") or 0.0) if "prefork_think" in given else cls.think_s,
             reply_timeout_s=float(given.get("prefork_reply_timeout") or cls.reply_timeout_s),
+            probe=str(given.get("prefork_probe") or ""),
         )
 
     def arguments(self) -> list[str]:
@@ -43,6 +46,7 @@ class UserOptions:
             f"--prefork-user-rate={self.user_rate}",
             f"--prefork-think={self.think_s}",
             f"--prefork-reply-timeout={self.reply_timeout_s}",
+            f"--prefork-probe={self.probe}",
         ]
 
 
@@ -55,3 +59,9 @@ def add_arguments(parser: LocustArgumentParser) -> None:
     ):
         variable = f"PREFORK_LOADTEST_{name.upper().replace('-', '_')}"
         parser.add_argument(f"--prefork-{name}", type=float, default=default, help=text, env_var=variable)
+    parser.add_argument(
+        "--prefork-probe",
+        default="",
+        help="SEND=>EXPECT, one line each, for a service that is no echo; {n} is a number that nobody else sends",
+        env_var="PREFORK_LOADTEST_PROBE",
+    )

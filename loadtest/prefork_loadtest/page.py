@@ -36,7 +36,7 @@ def draw(record: Record, verdict: Verdict) -> str:
         _banner(record, verdict),
         _tiles(record, books),
         _section("Throughput, requests per second", pictures.throughput(record, seen)),
-        _section("Latency of right answers", _latency_legend() + pictures.latency(record, seen) + _timeline(record)),
+        _section("Latency of right answers", _latency_plot(record, seen) + _timeline(record)),
         _section("Latency by percentile", _curve_legend(books) + pictures.percentiles(books)),
         _section("Server workers", _balance(record)),
         _pair(_section("Gates", _gates(verdict)), _section("Failures", _failures(books))),
@@ -97,6 +97,10 @@ def _time(histogram: Histogram, percent: float) -> str:
     return microseconds(histogram.percentile(percent)) if histogram.count else "-"
 
 
+def _latency_plot(record: Record, seen: list[pictures.Moment]) -> str:
+    return _latency_legend() + pictures.latency(record, seen) + pictures.faults(record)
+
+
 def _latency_legend() -> str:
     kinds = (("--blue", "p50"), ("--orange", "p99"), ("--quiet", "slowest"))
     items = "".join(f'<span><i style="border-color: var({colour})"></i>{name}</span>' for colour, name in kinds)
@@ -119,7 +123,8 @@ def _timeline(record: Record) -> str:
         f"<li><b>{number}</b><time>{mark.at_s:.1f} s</time>{escape(mark.text)}</li>"
         for number, mark in enumerate(record.marks, 1)
     )
-    return f'<ol class="timeline">{items}</ol>' if items else ""
+    many = " many" if len(record.marks) > pictures.MOST_FLAGS else ""
+    return f'<ol class="timeline{many}">{items}</ol>' if items else ""
 
 
 def _balance(record: Record) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from prefork_loadtest.chart import Chart, linear_ticks, log_ticks, microseconds
+from prefork_loadtest.faultplan import SUMMARIES, Kind
 from prefork_loadtest.ledger import DRAIN, FAULT_PHASES, RAMP
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ LEAST_PART = 0.25
 """A second that the run covers for less than this part is not drawn: its rate would be a guess."""
 
 SEEN_PART = 0.03
+MOST_FLAGS = 24
+"""More marks than this stand without numbers: the lanes under the plot and the list say what they were."""
+LANE = 20.0
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
@@ -121,11 +126,33 @@ def _marks(chart: Chart, record: Record) -> None:
     near = 0.0
     for number, mark in enumerate(record.marks, 1):
         chart.mark(mark.at_s, "mark")
+        if len(record.marks) > MOST_FLAGS:
+            continue
         # Marks of the same moment stand side by side instead of on top of each other.
         place = max(chart.x(mark.at_s), near)
         near = place + 17
         chart.add(f'<circle class="flag" cx="{place:.1f}" cy="{chart.top:.1f}" r="8"/>')
         chart.text(place, chart.top + 4, str(number), "flag-text")
+
+
+def faults(record: Record) -> str:
+    """A lane for each kind of fault, on the time axis of the plots above: from the strike until the server settled."""
+    kinds = [kind for kind in Kind if any(span.phase == kind.phase for span in record.spans)]
+    if not kinds:
+        return ""
+    last = max(span.end_s for span in record.spans)
+    chart = Chart(WIDTH, LANE * len(kinds) + 8, (0.0, last), (0.0, 1.0), "faults over time", top=4.0, bottom=4.0)
+    for number, kind in enumerate(kinds):
+        top = chart.top + LANE * number
+        chart.text(chart.left - 6, top + LANE * 0.7, kind.value, "tick", "end")
+        for span in (span for span in record.spans if span.phase == kind.phase):
+            wide = max(chart.x(span.end_s) - chart.x(span.start_s), 3.0)
+            text = f"{SUMMARIES[kind]}, {span.start_s:.1f} to {span.end_s:.1f} s"
+            chart.add(
+                f'<rect class="lane" x="{chart.x(span.start_s):.1f}" y="{top + 3:.1f}" width="{wide:.1f}" '
+                f'height="{LANE - 6:.1f}" rx="3"><title>{escape(text)}</title></rect>'
+            )
+    return chart.draw()
 
 
 def _time_axis(chart: Chart) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefork_loadtest import gates
+from prefork_loadtest import faultplan, gates
+from prefork_loadtest.faults import GIVE_UP_S
 from prefork_loadtest.ledger import PHASES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from prefork_loadtest.faultplan import Fault
     from prefork_loadtest.scenarios import Scenario
 
 LEAST_PART = 0.5
@@ -38,7 +41,11 @@ class Plan:
         wait_s: seconds to wait for the server's first answer.
         reply_timeout_s: seconds that a reply may take, and a connection.
         control: the server's control socket; None if it cannot be asked.
-        kill_at_s: when to kill a server worker, in seconds under full load; None for never.
+        faults: what to do to the server and when, in seconds under full load.
+        settle_s: seconds that the server may take to settle after each fault.
+        front: the server's first process, if it was started here, as the leader of a session; else None.
+        probe: `SEND=>EXPECT`, the request of a service that is no echo; "" for the proof of an echo.
+        seed: of the faults' plan, to print; None if nothing was drawn.
         own_gates: gates from a file, which replace the scenario's.
     """
 
@@ -53,7 +60,11 @@ class Plan:
     wait_s: float = 5.0
     reply_timeout_s: float = 5.0
     control: Path | None = None
-    kill_at_s: float | None = None
+    faults: tuple[Fault, ...] = ()
+    settle_s: float = GIVE_UP_S
+    front: int | None = None
+    probe: str = ""
+    seed: int | None = None
     own_gates: tuple[gates.Gate, ...] = ()
 
     def check(self) -> None:
@@ -62,10 +73,14 @@ class Plan:
         Raises:
             PlanError: two options contradict each other.
         """
-        if self.kill_at_s is not None and self.control is None:
-            raise PlanError("--kill-worker-at needs --control PATH: the worker is found through the control socket")
-        if self.kill_at_s is not None and self.kill_at_s >= self.duration_s:
-            raise PlanError(f"--kill-worker-at {self.kill_at_s:g}: it must come before --duration {self.duration_s:g}")
+        if self.faults and self.control is None:
+            raise PlanError("a fault needs --control PATH: the server's processes are found through the control socket")
+        late = [fault.at_s for fault in self.faults if fault.at_s >= self.duration_s]
+        if late:
+            raise PlanError(f"a fault at {late[0]:g} s: it must come before --duration {self.duration_s:g}")
+        longest = max((fault.hold_s for fault in self.faults), default=0.0)
+        if longest >= self.reply_timeout_s:
+            raise PlanError(f"--reply-timeout {self.reply_timeout_s:g}: it must be longer than --hold {longest:g}")
         if self.workers and self.external_workers:
             raise PlanError("--workers and --external-workers: choose one; the load is made here or elsewhere")
         if self.users < max(self.workers, self.external_workers):
@@ -76,8 +91,9 @@ class Plan:
         """The gates of this run."""
         if self.own_gates:
             return self.own_gates
-        texts = self.scenario.gates + (self.scenario.kill_gates if self.kill_at_s is not None else ())
-        return tuple(gates.parse(text, PHASES) for text in texts)
+        kinds = [fault.kind for fault in self.faults]
+        own = faultplan.gates(kinds, own_server=self.front is not None) if kinds else ()
+        return tuple(gates.parse(text, PHASES) for text in (*self.scenario.gates, *own))
 
     @property
     def user_rate(self) -> float:
@@ -95,12 +111,16 @@ class Plan:
         load = "in one process"
         if self.workers or self.external_workers:
             load = f"{self.workers or self.external_workers} Locust workers"
-        kill = "none" if self.kill_at_s is None else f"kill -9 of a worker after {self.kill_at_s:g} s"
+        counts = Counter(fault.kind.value for fault in self.faults)
+        faults = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+        if self.seed is not None:
+            faults += f"; seed {self.seed}"
         crews = ", ".join(f"{size} {name}" for name, size in self.scenario.crew_sizes(self.users).items())
         return {
             "users": f"{self.users} ({crews})",
             "open rate": f"{self.rate:g} requests/s over {self.scenario.open_users(self.users)} users",
             "duration": f"{self.duration_s:g} s under full load",
             "load": load,
-            "fault": kill,
+            "request": repr(self.probe) if self.probe else "the proof of an echo",
+            "faults": faults,
         }

@@ -27,6 +27,8 @@ LEAST_BYTES = _HEAD_BYTES + _CHECKSUM_BYTES
 MOST_BYTES = 999_999
 """The longest: what six digits of length can say."""
 
+PROBE_ARROW = "=>"
+
 SIZES = (64, 64, 64, 256, 64, 64, 1024, 64, 64, 4096)
 """Bytes of ten requests in turn: mostly small, as protocols are, with one beyond a network packet."""
 
@@ -86,3 +88,46 @@ class Prover:
         """The next request of this user."""
         self.sequence += 1
         return build(self.nonce, self.sequence, next(self._sizes))
+
+    def check(self, request: bytes, answer: bytes) -> Failure | None:
+        """None if `answer` is right; else the class of failure."""
+        return check(request, answer)
+
+
+class Probe:
+    """The requests of one user to a service that is no echo: a line, and the line that must be the answer.
+
+    Every `{n}` in both stands for a number that no other request has. Where the service gives it back, an answer to
+    somebody else is found out; a probe without one can only tell right from wrong.
+
+    Args:
+        text: `SEND=>EXPECT`.
+        nonce: 64 bits that no other user has.
+
+    Raises:
+        ValueError: the text is not of this form.
+    """
+
+    def __init__(self, text: str, nonce: int) -> None:
+        send, arrow, expect = text.partition(PROBE_ARROW)
+        if not arrow or not send or not text.isprintable():
+            raise ValueError(f"{text!r}: write SEND{PROBE_ARROW}EXPECT, one line each, such as 'ping=>pong'")
+        self.nonce = nonce
+        self.sequence = 0
+        self._send, self._expect = send, expect
+
+    def __str__(self) -> str:
+        return f"{self._send}{PROBE_ARROW}{self._expect}"
+
+    def next(self) -> bytes:
+        """The next request of this user."""
+        self.sequence += 1
+        return self._with_number(self._send)
+
+    def check(self, request: bytes, answer: bytes) -> Failure | None:
+        """None if `answer` is what the last request must be answered with; else the class of failure."""
+        del request  # there is one at a time, and its number is known
+        return None if answer == self._with_number(self._expect) else Failure.WRONG_ANSWER
+
+    def _with_number(self, text: str) -> bytes:
+        return text.replace("{n}", f"{self.nonce}{self.sequence:08d}").encode()

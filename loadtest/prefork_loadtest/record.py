@@ -47,6 +47,7 @@ class Record:
         spans: its phases.
         marks: what happened when, for the timeline.
         faults: figures that only the faults know, by phase.
+        killed: workers of the server that were killed, by pid.
         shares: the server's workers; empty when nobody could be asked.
         load: the load processes' processor share and lag, by name, as printed.
         ledger: every sample.
@@ -66,6 +67,7 @@ class Record:
     spans: list[Span] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     faults: dict[str, dict[str, float]] = field(default_factory=dict)
+    killed: list[int] = field(default_factory=list)
     shares: list[Share] = field(default_factory=list)
     load: dict[str, str] = field(default_factory=dict)
     ledger: LedgerData = field(default_factory=lambda: Ledger().encode())

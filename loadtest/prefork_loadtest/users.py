@@ -1,4 +1,4 @@
-"""The load users of an echo: one Locust class per behaviour, each proving what it is answered.
+"""The load users of an echo, or of what a probe asks: one Locust class per behaviour, each proving what it is answered.
 
 No user connects in `on_start` (Locust does not respawn a user whose `on_start` raises), none keeps a connection that
 failed, and each task is one request, so that the drain waits for one request at most.
@@ -16,7 +16,7 @@ from prefork_client import Client, PeerClosedIdle
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.options import UserOptions
-from prefork_loadtest.proof import Prover, check
+from prefork_loadtest.proof import Probe, Prover
 from prefork_loadtest.schedule import Schedule
 from prefork_wire import Lines, parse_address
 
@@ -71,7 +71,7 @@ class TcpUser(User):
 
 
 class ProvingUser(TcpUser):
-    """A user of an echo: sends proofs and checks what comes back."""
+    """A user of an echo, or with a probe of any service: sends proofs and checks what comes back."""
 
     abstract = True
     busy_reply: bytes | None = None
@@ -79,7 +79,8 @@ class ProvingUser(TcpUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.prover = Prover(secrets.randbits(64))
+        nonce = secrets.randbits(64)
+        self.prover: Probe | Prover = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
 
     def ask(self, name: str, intended: float | None = None, *, keep: bool = True) -> None:
         """One request: prove that its answer is right.
@@ -102,8 +103,8 @@ class ProvingUser(TcpUser):
             self.disconnect()
 
     def _require(self, request: bytes, answer: bytes) -> None:
-        """Fail the request unless the answer is its echo."""
-        failure = Failure.BUSY if answer == self.busy_reply else check(request, answer)
+        """Fail the request unless the answer is the one it asks for."""
+        failure = Failure.BUSY if answer == self.busy_reply else self.prover.check(request, answer)
         if failure is not None:
             raise RequestFailed(failure)
 
