@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -183,9 +182,7 @@ class Storm:
                         self.failures.append(f"{request!r}, kept alive, was answered {answer!r}")
 
     def _on(self, sock: socket.socket, request: bytes) -> bytes:
-        if select.select([sock], [], [], 0)[0] and not sock.recv(1):
-            return b""
-        sock.sendall(request)
+        sock.sendall(request)  # without a look: a server that has said goodbye still reads, and never resets
         return read_exactly(sock, len(request))
 
 
@@ -924,14 +921,15 @@ def test_status_asked_at_the_very_moment_of_the_change_is_answered(
 
 def test_descriptors_and_processes_stay_flat_over_five_upgrades(start: Start) -> None:
     with start("echo", "--workers", "1") as server:
+        alone = descriptors(server.process.pid)
         upgrade(server)
         until(lambda: len(server.processes()) == 3)
-        front, serving = descriptors(server.process.pid), descriptors(master(server))
+        front = descriptors(server.process.pid)
         for _ in range(5):
             upgrade(server)
             until(lambda: len(server.processes()) == 3, what="front, master, worker")
         until(lambda: descriptors(server.process.pid) <= front, what="nothing leaked in the front")
-        until(lambda: descriptors(master(server)) <= serving, what="nothing is inherited that is not needed")
+        until(lambda: descriptors(master(server)) <= alone + 1, what="nothing piles up in the new one")
 
 
 # As PID 1. -----------------------------------------------------------------------------------------------------------
