@@ -101,7 +101,7 @@ class Census:
         masters: set[int] = set()
         family: set[int] = set()
         if status is not None:
-            masters = {status.pid} | ({self._front} if self._front is not None else set())
+            masters = {status.pid} | self._fronts(status.pid)
             family = masters | {worker.pid for worker in status.workers}
         zombies, orphans = [], []
         for process in self._suspects():
@@ -114,6 +114,13 @@ class Census:
             ):
                 orphans.append(process.pid)
         return Remains(tuple(sorted(zombies)), tuple(sorted(orphans)))
+
+    def _fronts(self, master: int) -> set[int]:
+        """Who may stand in front of the serving master after an upgrade: the first process, or its parent if seen."""
+        if self._front is not None:
+            return {self._front}
+        serving = look(master)
+        return {serving.parent} & self._known.keys() if serving else set()
 
     def _suspects(self) -> Iterator[Process]:
         """All of the session, where it is known, and all that were seen and are still there."""

@@ -254,6 +254,8 @@ def chaos(
     that runs. The load users prove an echo; for another service of lines give --probe. In it {n} stands for a number
     that no other request has. --hold must be shorter than the server's --hang-timeout.
     """
+    if asked["hold"] >= asked["reply_timeout"]:
+        raise click.UsageError(f"--hold {asked['hold']:g}: it must be shorter than --reply-timeout")
     planned = _faults(asked)
     if only_plan:
         click.echo("\n".join(map(str, planned)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PEER = Path(__file__).parent / "peer.py"
 LOADTEST = (sys.executable, "-c", "from prefork_loadtest.cli import main; main()")
 FEW = ("--users", "8", "--rate", "60", "--duration", "2")
-DEADLINE = 60
+DEADLINE = 100
 
 
 def environment() -> dict[str, str]:

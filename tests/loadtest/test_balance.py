@@ -9,7 +9,7 @@ def worker(slot: int, pid: int, requests: int) -> Worker:
 
 
 def status(*workers: Worker) -> Status:
-    return Status("running", "0", ("127.0.0.1:7",), workers)
+    return Status("running", "0", 1, 1, ("127.0.0.1:7",), workers)
 
 
 def test_a_killed_worker_keeps_what_was_last_seen_of_it() -> None:

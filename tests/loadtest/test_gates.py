@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefork_loadtest import gates
+from prefork_loadtest import faultplan, gates
+from prefork_loadtest.faultplan import Kind
 from prefork_loadtest.ledger import PHASES
-from prefork_loadtest.scenarios import SCENARIOS
+from prefork_loadtest.scenarios import CHAOS, SCENARIOS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +92,6 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_the_scenarios_own_gates_can_be_read() -> None:
-    for scenario in SCENARIOS.values():
-        for text in scenario.gates + scenario.kill_gates:
+    for scenario in (*SCENARIOS.values(), CHAOS):
+        for text in (*scenario.gates, *faultplan.gates(Kind, own_server=True)):
             gates.parse(text, PHASES)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.plan import Plan, PlanError
 from prefork_loadtest.scenarios import SMOKE
 
@@ -28,8 +29,9 @@ def test_the_rate_is_divided_among_the_users_who_keep_it() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"kill_at_s": 3.0}, "--control"),
-        ({"kill_at_s": 20.0, "control": Path("c")}, "before --duration"),
+        ({"faults": (Fault(3.0, Kind.KILL),)}, "--control"),
+        ({"faults": (Fault(20.0, Kind.KILL),), "control": Path("c")}, "before --duration"),
+        ({"faults": (Fault(3.0, Kind.STOP, 5.0),), "control": Path("c")}, "--hold"),
         ({"workers": 1, "external_workers": 1}, "choose one"),
         ({"workers": 17}, "--users 16"),
     ],
@@ -40,6 +42,6 @@ def test_options_that_contradict_are_refused(change: dict[str, object], complain
 
 
 def test_a_kill_brings_its_own_gates() -> None:
-    texts = [gate.text for gate in replace(PLAN, kill_at_s=3.0, control=Path("c")).gates]
+    texts = [gate.text for gate in replace(PLAN, faults=(Fault(3.0, Kind.KILL),), control=Path("c")).gates]
     assert "kill.failed <= kill.in_flight" in texts
     assert not any("kill" in gate.text for gate in PLAN.gates)
