@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
 
+from support.load import Load
 from support.server import Server, exchange
 from support.waiting import until
 
@@ -25,37 +25,6 @@ LEAKY = """
 """
 
 
-class Load:
-    """Clients that keep coming, each with a connection of its own, until the block ends; every answer is checked."""
-
-    def __init__(self, server: Server, request: bytes = b"hello\n", expected: bytes = b"hello\r\n") -> None:
-        self._address = server.address
-        self._request, self._expected = request, expected
-        self._stop = threading.Event()
-        self.served = 0
-        self.failures: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set() and self.served < 100_000:
-            try:
-                answer = exchange(self._address, self._request)
-            except OSError as error:
-                self.failures.append(repr(error))
-                continue
-            if answer != self._expected:
-                self.failures.append(repr(answer))
-            self.served += 1
-
-
 @pytest.mark.parametrize("model", ["async", "sync", "threads"])
 def test_max_requests_replaces_workers_under_load_without_a_failure(
     start: Callable[..., Server], module: Callable[..., str], model: str
@@ -64,7 +33,7 @@ def test_max_requests_replaces_workers_under_load_without_a_failure(
     with start(module(LEAKY), *options) as server:
         first = set(server.workers().values())
         fewest = 2
-        with Load(server) as load:
+        with Load(server.address) as load:
 
             def replaced() -> bool:
                 nonlocal fewest
@@ -74,7 +43,7 @@ def test_max_requests_replaces_workers_under_load_without_a_failure(
 
             until(replaced, 30, what="both first workers were replaced")
         assert load.failures == []
-        assert load.served > 50
+        assert load.replies > 50
         assert fewest == 2, "the ready count never dips"
         assert server.status()["totals"]["workers_lost"] == 0
 

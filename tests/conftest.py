@@ -1,4 +1,4 @@
-"""Fixtures of the system tests: the real program, real signals, real sockets."""
+"""Fixtures for all tests that start the real program: real signals, real sockets."""
 
 from __future__ import annotations
 

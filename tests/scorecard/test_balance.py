@@ -1,0 +1,89 @@
+"""Who gets the connection: over idle async workers nearly the same for each, and a stopped one delays nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.scorecard import starved_ms
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.scorecard import Row
+    from support.server import Server
+
+CONNECTIONS = 800
+WORKERS = 4
+SPACING = 0.002
+TRIES = 3
+"""Tries for a figure that a busy neighbour on the machine can spoil; a fault of the server's spoils all of them."""
+
+
+def pace(began: float, number: int) -> None:
+    """Wait for a moment on the schedule: this is the rate that is asked for, not a wait for something to happen."""
+    while (left := began + number * SPACING - time.monotonic()) > 0:
+        time.sleep(left)
+
+
+@pytest.mark.parametrize(("spacing", "limit"), [(SPACING, 1.05), (0.0, 1.10)], ids=["2ms_apart", "at_once"])
+def test_show_connections_are_spread_evenly_over_idle_async_workers(
+    start: Callable[..., Server], app: str, row: Row, spacing: float, limit: float
+) -> None:
+    with start(app, "--workers", str(WORKERS)) as server, row.watch(server), contextlib.ExitStack() as stack:
+        address = server.address
+        waited = starved_ms(server.workers().values())
+        began = time.monotonic()
+        for number in range(CONNECTIONS):
+            if spacing:
+                pace(began, number)
+            stack.enter_context(socket.create_connection(address, 10))
+        took = time.monotonic() - began
+        until(lambda: server.status()["totals"]["connections"] == CONNECTIONS)
+        shares = sorted(w["connections"] for w in server.status()["workers"])
+        row.says("connections per worker", "/".join(map(str, shares)))
+        row.says("connections per second", round(CONNECTIONS / took))
+        row.says("workers waited for a CPU, ms in all", round(starved_ms(server.workers().values()) - waited))
+        row.at_most("largest share over smallest", shares[-1] / max(1, shares[0]), limit)
+
+
+def delays_ms(address: tuple[str, int], count: int) -> list[float]:
+    """Return how long each of `count` connections, 2 ms apart, waited from its connect to its reply."""
+    delays = []
+    with contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        for number in range(count):
+            pace(began, number)
+            at = time.monotonic()
+            client = stack.enter_context(socket.create_connection(address, 10))
+            client.sendall(b"hello\n")
+            assert client.recv(100).endswith(b" hello\r\n")
+            delays.append((time.monotonic() - at) * 1000)
+    return delays
+
+
+def test_show_a_stopped_worker_delays_nobody_elses_connection(start: Callable[..., Server], app: str, row: Row) -> None:
+    with start(app, "--workers", str(WORKERS)) as server, row.watch(server):
+        address, victim = server.address, server.workers()[0]
+        tries = []
+        for _ in range(TRIES):
+            before = max(delays_ms(address, 200))
+            os.kill(victim, signal.SIGSTOP)
+            stopped = sorted(delays_ms(address, 400))
+            os.kill(victim, signal.SIGCONT)
+            tries.append((stopped[-1], stopped[-4], before))
+            if stopped[-1] <= 20:
+                break
+            until(lambda: server.status()["totals"]["connections"] == 0)
+        worst, near, before = min(tries)
+        row.says("tries", len(tries))
+        row.says("longest delay with all four serving, ms", round(before, 1))
+        row.says("99th percentile with one stopped, ms", round(near, 1))
+        row.at_most("longest delay with one stopped, ms", worst, 20)
