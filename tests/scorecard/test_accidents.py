@@ -285,3 +285,27 @@ def test_row_16_stopped_master_is_not_missed_and_kills_nobody_when_it_wakes(
             until(lambda: time.monotonic() >= woke + 3, 5, what="a killing round has passed")
         row.is_("workers killed", sum(pid not in server.workers().values() for pid in workers.values()), 0)
         row.lost_nothing(load)
+
+
+def test_row_16_server_that_was_suspended_as_a_whole_kills_nobody_when_it_wakes(
+    start: Callable[..., Server], app: str, row: Row
+) -> None:
+    with (
+        start(app, "--workers", "2", "--hang-timeout", "1") as server,
+        row.watch(server, announces=["the master was away"]),
+    ):
+        workers = server.workers()
+        with Load(server.address, rate=50, kept=10) as load:
+            until(lambda: load.replies > 100)
+            for pid in (server.process.pid, *workers.values()):
+                os.kill(pid, signal.SIGSTOP)
+            at = time.monotonic()
+            until(lambda: time.monotonic() >= at + 4, 6, what="it was stopped for four times the hang timeout")
+            server.send(signal.SIGCONT)  # the master first: nobody has been able to beat meanwhile
+            until(lambda: "the master was away" in server.log(), 5)
+            for pid in workers.values():
+                os.kill(pid, signal.SIGCONT)
+            served = load.replies
+            until(lambda: load.replies > served + 100)
+        row.is_("workers killed", sum(pid not in server.workers().values() for pid in workers.values()), 0)
+        row.lost_nothing(load)

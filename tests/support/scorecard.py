@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -108,7 +109,10 @@ class Row:
                 until(lambda: descriptors(master) - len(_children(master)) <= before, 5, what=same)
             code = server.stop(timeout=40)
             assert code == 0, f"the server ended with {code}"
-        until(lambda: not _session(server.process.pid), 3, what="no orphan is left")
+        with contextlib.suppress(AssertionError):
+            until(lambda: not _session(server.process.pid), 3)
+        orphans = "; ".join(map(_describe, _session(server.process.pid)))
+        assert not orphans, f"these are left 3 s after the server: {orphans}"
         strange = unexpected(server.log(), announces)
         assert not strange, "the log says what the fault does not announce:\n" + "\n".join(strange[:20])
         self.judge()
@@ -147,6 +151,16 @@ def _session(leader: int) -> list[int]:
     return [pid for pid, stat in _stats() if int(stat[3]) == leader and stat[0] != "Z"]
 
 
+def _describe(pid: int) -> str:
+    """Return what a process is and where it waits: what there is to say of it when it should not be there."""
+    try:
+        command, where = (Path(f"/proc/{pid}/{name}").read_text("utf-8", "replace") for name in ("cmdline", "wchan"))
+    except OSError:
+        return f"pid {pid}, gone by now"
+    state, parent = [*_stat(pid), "?", "?"][:2]
+    return f"pid {pid} state {state} parent {parent} waits in {where}: {command.replace(chr(0), ' ')[:60]}"
+
+
 def _zombies(leader: int) -> list[int]:
     return [pid for pid, stat in _stats() if int(stat[3]) == leader and stat[0] == "Z"]
 
@@ -156,7 +170,15 @@ def _children(pid: int) -> list[int]:
 
 
 def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has open."""
+    """Return how many descriptors a process has open for longer than it takes to answer `prefork status`."""
+    fewest = _descriptors(pid)
+    for _ in range(10):
+        time.sleep(0.005)
+        fewest = min(fewest, _descriptors(pid))
+    return fewest
+
+
+def _descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
