@@ -58,3 +58,14 @@ def with_heritage(heritage: str) -> dict[str, str]:
     """Return this environment for a new master that is to inherit: no other process's sockets, and `heritage`."""
     others = {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"}
     return {**{name: value for name, value in os.environ.items() if name not in others}, _HERITAGE: heritage}
+
+
+def working_folder() -> Path:
+    """Return the current folder as its user names it: through `$PWD`, a link to the newest release stays a link."""
+    named = os.environ.get("PWD", "")
+    try:
+        if named and Path(named).samefile(Path.cwd()):
+            return Path(named)
+    except OSError:
+        pass  # a shell's old idea of where it was
+    return Path.cwd()

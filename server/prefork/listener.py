@@ -15,7 +15,7 @@ import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prefork.errors import AddressError
 from prefork.log import LOGGER
@@ -35,11 +35,15 @@ class Listener:
     socket: socket.socket
     backlog: int
     bind: str  # the address as it was asked for, by which a new master finds what it inherits
-    unlink: tuple[str, int] | None = None  # a unix path of ours and its inode
+    path: str | None = None  # of a unix socket
+    owned: bool = True  # whether the path is this process's to remove; not yet, in a new master that is on trial
     address: str = field(init=False)
     """As it is written on the command line; a port of 0 has become the real one."""
 
     def __post_init__(self) -> None:
+        self._inode = 0
+        with contextlib.suppress(OSError):  # somebody may have removed it
+            self._inode = os.lstat(self.path).st_ino if self.path else 0
         name: Any = self.socket.getsockname()
         if self.socket.family == socket.AF_UNIX:
             self.address = f"unix:{os.fsdecode(name)}"
@@ -62,11 +66,18 @@ class Listener:
 
     def unlink_path(self) -> None:
         """Remove the unix socket's path, if it is still the one made here: a successor may have taken its place."""
-        if self.unlink is not None:
-            path, inode = self.unlink
+        if self.path is not None and self.owned:
             with contextlib.suppress(OSError):
-                if os.lstat(path).st_ino == inode:
-                    Path(path).unlink()
+                if os.lstat(self.path).st_ino == self._inode:
+                    Path(self.path).unlink()
+
+
+class Heirloom(NamedTuple):
+    """An open listener that an older master left: the address it was asked for, its descriptor, its unix path."""
+
+    bind: str
+    fd: int
+    path: str | None
 
 
 INHERITED: Final = "inherited"
@@ -76,18 +87,19 @@ INHERITED: Final = "inherited"
 def open_all(
     addresses: Sequence[Address],
     inherited: Iterable[int],
-    heritage: Iterable[tuple[str, int, tuple[str, int] | None]] = (),
+    heritage: Iterable[Heirloom] = (),
     *,
     backlog: int,
     reuse_port: bool,
-) -> list[Listener]:
+) -> tuple[list[Listener], list[Listener]]:
     """Open every address, after the sockets that a service manager passed; all of them or none.
+
+    Returns what listens, and what an older master left that is not asked for any more: closed, its path still there.
 
     Args:
         addresses: what to bind; may be empty if something was inherited.
         inherited: descriptors of sockets that listen already.
-        heritage: open listeners of an older master, each with the address it was asked for and the unix path and inode
-            to remove at the end; those of an address that is not asked for any more are closed.
+        heritage: open listeners of an older master.
         backlog: length of each accept queue.
         reuse_port: set SO_REUSEPORT on what is bound here.
 
@@ -97,11 +109,12 @@ def open_all(
     opened: list[Listener] = []
     try:
         opened += [_adopt(fd, backlog, INHERITED) for fd in inherited]
-        left = _sort(heritage, backlog)
-        opened += left.pop(INHERITED, [])
+        left = [_inherit(one, backlog) for one in heritage]
+        opened += [one for one in left if one.bind == INHERITED]
+        left = [one for one in left if one.bind != INHERITED]
         for address in addresses:
-            if str(address) in left:
-                opened += left.pop(str(address))
+            if found := _find(left, str(address)):
+                opened += found
             elif address.kind == "fd":
                 opened.append(_adopt(address.fd, backlog, str(address)))
             elif address.kind == "unix":
@@ -113,20 +126,29 @@ def open_all(
             listener.close()
             listener.unlink_path()
         raise
-    for unwanted in left.values():
-        for one in unwanted:
-            one.close()
-            one.unlink_path()
+    for unwanted in left:
+        unwanted.close()
     _warn_if_clamped(backlog)
-    return opened
+    return opened, left
 
 
-def _sort(heritage: Iterable[tuple[str, int, tuple[str, int] | None]], backlog: int) -> dict[str, list[Listener]]:
-    found: dict[str, list[Listener]] = {}
-    for bind, fd, unlink in heritage:
-        sock = socket.socket(fileno=fd)
-        sock.listen(backlog)  # listen(2) again only sets the queue's length
-        found.setdefault(bind, []).append(Listener(sock, backlog, bind, unlink))
+def _inherit(one: Heirloom, backlog: int) -> Listener:
+    sock = socket.socket(fileno=one.fd)
+    sock.setblocking(False)
+    sock.listen(backlog)  # listen(2) again only sets the queue's length
+    return Listener(sock, backlog, one.bind, one.path, owned=False)
+
+
+def _find(left: list[Listener], address: str) -> list[Listener]:
+    """Take from `left` what was asked for as `address`, or is bound to it.
+
+    An address that is asked for twice is in `left` twice, side by side, and each asking takes one.
+    """
+    asked = [one for one in left if one.bind == address] or [one for one in left if one.address == address]
+    # a host name may stand for several addresses: as many as differ belong to one asking
+    found = list({one.address.rpartition(":")[0]: one for one in reversed(asked)}.values())[::-1]
+    for one in found:
+        left.remove(one)
     return found
 
 
@@ -195,7 +217,7 @@ def _open_unix(address: Address, backlog: int) -> Listener:
         sock.bind(path)
         sock.listen(backlog)
         sock.setblocking(False)
-        return Listener(sock, backlog, str(address), (path, os.lstat(path).st_ino))
+        return Listener(sock, backlog, str(address), path)
     except OSError as error:
         sock.close()
         raise AddressError(_explain(address, None, error)) from error

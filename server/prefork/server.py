@@ -12,7 +12,7 @@ from prefork import __version__, environment, listener, log, services
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
 from prefork.log import LOGGER
 from prefork.master import control, upgrade
-from prefork.master.loop import Master
+from prefork.master.loop import Estate, Master
 from prefork.service import import_target
 from prefork.settings import CONTROL_OFF
 from prefork.worker.post import Plan
@@ -38,8 +38,8 @@ def run(load: Callable[[], Settings]) -> int:
     try:
         return _serve(load, heritage)
     except PreforkError as error:
-        if heritage.channel is not None:  # the master that started this one tells whoever asked
-            heritage.channel.say(upgrade.FAILED, "; ".join(str(error).splitlines()))
+        if heritage.maker is not None:  # it tells whoever asked for the upgrade
+            heritage.maker.say(upgrade.FAILED, "; ".join(str(error).splitlines()))
         raise
 
 
@@ -52,12 +52,14 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     handler = _open_log(settings)
     plan = Plan(settings, _load_early(settings))
     inherited = environment.listen_fds()
-    heir = heritage.channel is not None
+    heir = heritage.maker is not None
     with (
-        _listening(settings, inherited, heritage) as listeners,
+        _listening(settings, inherited, heritage) as (listeners, dropped),
         _control(settings, heir=heir) as commands,
-        _pidfile(None if heir else settings.pidfile),  # it names the process that everybody knows
+        _pidfile(settings.pidfile) as write_pidfile,
     ):
+        if not heir:
+            write_pidfile()  # it names the process that everybody knows, which an heir may become later
         where = ", ".join(one.address for one in listeners)
         LOGGER.info(
             "prefork %s pid %d serves %s on %s with %s worker%s", __version__, os.getpid(), settings.target, where,
@@ -65,7 +67,8 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
         )  # fmt: skip
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
-        with Master(plan, listeners, handler, commands, heritage.channel) as master:
+        estate = Estate(heritage, lambda: _take_paths(listeners, dropped), write_pidfile)
+        with Master(plan, listeners, handler, commands, estate) as master:
             master.on_reload(lambda: _replan(plan, _where_it_started(load)))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
@@ -144,8 +147,8 @@ def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, .
 @contextlib.contextmanager
 def _listening(
     settings: Settings, inherited: tuple[int, ...], heritage: upgrade.Heritage
-) -> Iterator[list[listener.Listener]]:
-    listeners = listener.open_all(
+) -> Iterator[tuple[list[listener.Listener], list[listener.Listener]]]:
+    listeners, dropped = listener.open_all(
         _addresses(settings, inherited or heritage.passed_on),
         inherited,
         heritage.listeners,
@@ -153,11 +156,19 @@ def _listening(
         reuse_port=settings.reuse_port,
     )
     try:
-        yield listeners
+        yield listeners, dropped
     finally:
         for one in listeners:
             one.close()
             one.unlink_path()
+
+
+def _take_paths(listeners: list[listener.Listener], dropped: list[listener.Listener]) -> None:
+    """Own the paths of inherited unix sockets, and remove those of sockets that are not asked for any more."""
+    for one in (*listeners, *dropped):
+        one.owned = True
+    for one in dropped:
+        one.unlink_path()
 
 
 @contextlib.contextmanager
@@ -182,18 +193,19 @@ def _control(settings: Settings, *, heir: bool) -> Iterator[control.ControlSocke
 
 
 @contextlib.contextmanager
-def _pidfile(path: str | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    file = Path(path)
+def _pidfile(path: str | None) -> Iterator[Callable[[], None]]:
+    """Give what writes this process's id into the file; remove the file at the end if it still says so."""
+    file = Path(path or os.devnull)
+
+    def write() -> None:
+        try:
+            file.write_text(f"{os.getpid()}\n", "ascii")
+        except OSError as error:
+            raise SettingsError([f"--pidfile {path!r}: {error.strerror}"]) from error
+
     try:
-        file.write_text(f"{os.getpid()}\n", "ascii")
-    except OSError as error:
-        raise SettingsError([f"--pidfile {path!r}: {error.strerror}"]) from error
-    try:
-        yield
+        yield write
     finally:
         with contextlib.suppress(OSError):
-            if file.read_text("ascii").strip() == str(os.getpid()):
+            if path is not None and file.read_text("ascii").strip() == str(os.getpid()):
                 file.unlink()

@@ -13,7 +13,7 @@ HOUSE = Path(prefork.__file__).parent
 
 # from the ground up; what stands on one floor may see each other only where the last test allows it
 FLOORS = (
-    {"errors", "environment", "scoreboard", "log", "signals"},
+    {"errors", "environment", "scoreboard", "log", "signals", "prctl"},
     {"settings"},
     {"service"},
     {"listener", "connection"},

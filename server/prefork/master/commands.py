@@ -56,8 +56,18 @@ class Commands:
         if self._socket is not None:
             self._socket.take_over()
 
+    def forget_heir(self, pid: int) -> None:
+        """Remove what a new master that was killed has left beside the path."""
+        if self._socket is not None:
+            self._socket.forget_heir(pid)
+
     def close(self) -> None:
-        """Close the socket and everybody's connection."""
+        """Close the socket and everybody's connection; whoever has asked already is answered first."""
+        while self._admit():
+            pass
+        for asker in tuple(self._askers):
+            if asker.wait():
+                self._on_asker(asker)
         for asker in tuple(self._askers):
             self._dismiss(asker)
         if self._socket is not None:
@@ -66,10 +76,15 @@ class Commands:
             self._socket = None
 
     def _on_socket(self) -> None:
+        self._admit()
+
+    def _admit(self) -> bool:
         asker = self._socket.accept() if self._socket is not None else None
-        if asker is not None:
-            self._askers.add(asker)
-            self._events.on(asker, lambda: self._on_asker(asker))
+        if asker is None:
+            return False
+        self._askers.add(asker)
+        self._events.on(asker, lambda: self._on_asker(asker))
+        return True
 
     def _on_asker(self, asker: Asker) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import stat
 import struct
@@ -34,6 +35,7 @@ class Asker:
         sock.setblocking(False)
         self._socket = sock
         self._received = b""
+        self._asked = False
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -58,6 +60,7 @@ class Asker:
                 raise ControlError("not a request: one JSON object in one line is expected")
             return None
         self._received = b""
+        self._asked = True
         try:
             request = json.loads(line)
         except ValueError as error:
@@ -65,6 +68,12 @@ class Asker:
         if not isinstance(request, dict):
             raise ControlError("not a request: one JSON object in one line is expected")
         return request
+
+    def wait(self) -> bool:
+        """Wait a moment for a request of somebody who has connected and may not have sent it yet."""
+        if self._asked:
+            return False
+        return bool(select.select([self._socket], [], [], REPLY_PATIENCE)[0])
 
     def answer(self, **reply: object) -> None:
         """Send one answer; a peer that is gone or does not read is left alone."""
@@ -88,7 +97,7 @@ class ControlSocket:
             AddressError: another server answers there, or the path cannot be made.
         """
         self.path = path
-        self._bound = f"{path}.{os.getpid()}" if heir else path
+        self._bound = _heirs(path, os.getpid()) if heir else path
         if not heir and _is_answered(path):
             raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -111,6 +120,10 @@ class ControlSocket:
             with contextlib.suppress(OSError):
                 Path(self._bound).rename(self.path)
                 self._bound = self.path
+
+    def forget_heir(self, pid: int) -> None:
+        """Remove the socket of an heir that was killed before it took over."""
+        Path(_heirs(self.path, pid)).unlink(missing_ok=True)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -136,6 +149,11 @@ class ControlSocket:
         with contextlib.suppress(OSError):
             if os.lstat(self._bound).st_ino == self._inode:
                 Path(self._bound).unlink()
+
+
+def _heirs(path: str, pid: int) -> str:
+    """Return where an heir listens until it takes over."""
+    return f"{path}.{pid}"
 
 
 def _is_answered(path: str) -> bool:

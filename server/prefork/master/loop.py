@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, assert_never
 
 from prefork import __version__
@@ -38,10 +39,19 @@ if TYPE_CHECKING:
     from prefork.listener import Listener
     from prefork.log import LogHandler
     from prefork.master.control import Asker, ControlSocket
-    from prefork.master.upgrade import Channel
+    from prefork.master.upgrade import Heritage
 
 OVERSLEPT: Final = 2.0
 """Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
+
+
+@dataclass(frozen=True)
+class Estate:
+    """What an older master left to this one, and what to do once it is this one's own."""
+
+    heritage: Heritage
+    taken: Callable[[], None]  # this master serves: the paths of the sockets are its own
+    released: Callable[[], None]  # and no older process stands in front of it
 
 
 class Master:
@@ -53,7 +63,7 @@ class Master:
         listeners: list[Listener],
         log: LogHandler,
         control: ControlSocket | None,
-        front: Channel | None,
+        estate: Estate,
     ) -> None:
         self._plan = plan
         self._listeners = listeners
@@ -70,14 +80,18 @@ class Master:
         self._events = Events()
         self._notifier = Notifier()
         self._commands = Commands(control, self._events, self._command)
+        self._estate = estate
         court = Court(
-            self._leave_to_another,
-            lambda: self.stop(now=False),
-            self._close_listeners,
-            self._end_as,
-            self._not_a_childs,
+            serve=self._take_over,
+            released=estate.released,
+            retire=self._leave_to_another,
+            taken=self._commands.close,
+            given_up=self._commands.forget_heir,
+            stop=lambda: self.stop(now=False),
+            ended=self._end_as,
+            not_a_childs=self._not_a_childs,
         )
-        self._succession = Succession(front, self._events, self._notifier, court)
+        self._succession = Succession(estate.heritage, self._events, self._notifier, court)
         self._reloading = Audience()
         self._announced = False
         self._code: int | None = None
@@ -130,7 +144,7 @@ class Master:
         The accept queue lives as long as any process holds the socket. The last worker closes it after it has stayed
         empty; a master that held on would let newcomers in whom nobody serves, and reset them at its end.
         """
-        if self._pool.stop is not None and not self._succession.is_front and now >= self._pool.stop.at:
+        if self._pool.stop is not None and now >= self._pool.stop.at:
             self._close_listeners()
 
     def _close_listeners(self) -> None:
@@ -142,9 +156,16 @@ class Master:
         if self._announced or self._pool.stop is not None or self._pool.serving() < max(1, self._pool.target):
             return
         self._announced = True
-        self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
+        if self._succession.on_trial:
+            self._succession.say_ready()
+        else:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Be the master that serves."""
         self._commands.take_over()
-        self._succession.say_ready()
+        self._estate.taken()
+        self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
 
     def _take_beats(self, now: float) -> None:
         """Read the heartbeats; if the master itself was stopped or suspended, forgive everybody for it."""
@@ -195,9 +216,9 @@ class Master:
             if intent is None or intent is Intent.CHILD:
                 continue
             LOGGER.info("got %s: %s", number.name, intent.value)
-            if self._succession.is_front and intent is not Intent.UPGRADE:
-                self._succession.pass_on(number)
-            if not self._succession.is_front or intent in {Intent.UPGRADE, Intent.QUIT}:
+            if self._succession.is_front:
+                self._pass_on(number, intent)
+            else:
                 self._act(intent)
         # a lost byte must not lose a child: every wake-up by any signal reaps
         self._reap()
@@ -319,9 +340,10 @@ class Master:
         if before is not None and (before.signal is signal.SIGQUIT or not now):
             return
         self._pool.stop = Stop(signal.SIGQUIT if now else signal.SIGTERM, at, before.code if before else 0)
-        self._notifier.stopping()
+        if before is None:
+            self._notifier.stopping()
         self._reloading.tell(error="the server is stopping")
-        self._succession.say_stopping()
+        self._succession.give_up("the server is stopping")
 
     def scale(self, workers: int) -> None:
         """Set how many workers there should be."""
@@ -369,20 +391,29 @@ class Master:
     def upgrade(self, asker: Asker | None) -> None:
         """Try a new master, possibly a new version of this program; `asker` is told how that ended."""
         busy = "a reload is under way" if self._pool.candidate is not None else ""
-        if self._pool.stop is not None and not self._succession.is_front:
+        if self._pool.stop is not None:
             busy = "the server is stopping"
         self._succession.try_new(self._listeners, self._plan.settings.boot_timeout, asker, busy)
 
     def _leave_to_another(self) -> None:
         """Retire every worker: a newer master's serve the same accept queue."""
         for listener in self._listeners:
-            listener.unlink = None  # its path is the other's now
+            listener.owned = False  # its path is the other's now
+        self._reloading.tell(error="a newer master has taken over")
         self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), 0)
-        self._commands.close()
+
+    def _pass_on(self, number: signal.Signals, intent: Intent) -> None:
+        """As the front: give a signal to the master that serves, and do here what concerns all that still serve."""
+        stops = intent in {Intent.STOP, Intent.QUIT}
+        if self._succession.pass_on(number, stops=stops, now=intent is Intent.QUIT):
+            self._pool.stop = Stop(signal.SIGQUIT, time.monotonic(), self._pool.stop.code if self._pool.stop else 0)
+        elif intent is Intent.REOPEN_LOGS:
+            self.reopen_logs()
 
     def _end_as(self, code: int) -> None:
         """End as the newer master has ended, once the last worker here is gone."""
-        self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), code)
+        number = self._pool.stop.signal if self._pool.stop else signal.SIGUSR2
+        self._pool.stop = Stop(number, time.monotonic(), code)
 
     # Actions. --------------------------------------------------------------------------------------------------------
 
@@ -411,7 +442,7 @@ class Master:
                 self._succession.say_failed(why)
                 self._pool.stop = Stop(signal.SIGQUIT, now, boot.NEVER_READY)
             case policy.Finish(code):
-                if not self._succession.is_front:
+                if not self._succession.must_stay:
                     self._code = code
             case _:
                 assert_never(action)
@@ -436,7 +467,7 @@ class Master:
         self._board.row(row).clear()
         self._board.set_used(max(row + 1, *(w.row + 1 for w in self._pool), 0))
         board, cells = self._board, self._board.row(row)
-        post = Post(slot, generation, plan, tuple(self._listeners), board, cells, theirs, self._log)
+        post = Post(slot, generation, os.getpid(), plan, tuple(self._listeners), board, cells, theirs, self._log)
         try:
             pid = process.fork(lambda: boot.run(post), [ours, *self._not_a_childs()])
         except OSError as error:

@@ -40,9 +40,10 @@ class Notifier:
         """Say that the stop has begun."""
         self._send("STOPPING=1", "STATUS=Draining")
 
-    def main_pid(self, pid: int) -> None:
-        """Say that another process is the service from now on."""
+    def hand_over(self, pid: int) -> None:
+        """Say that another process is the service from now on, and nothing more from this one."""
         self._send(f"MAINPID={pid}")
+        self._address, self._watchdog = "", 0.0
 
     def alive(self, now: float) -> None:
         """Feed the watchdog, at most twice per interval: the master's loop calls this, so its moving is the proof."""

@@ -1,15 +1,17 @@
 """Upgrade: a new master, possibly a new version of this program, takes over the same open sockets.
 
-The old master forks and executes the new one as it was started itself, listeners open and a channel between
-the two. The new one reads its settings, starts its workers, and says "ready"; only then do the old workers leave.
-Whatever goes wrong before that word, the old one was never touched.
+A master forks and executes a new one as it was started itself, with its listeners open and a line between the two:
+it is the new one's *maker*. The new one reads its settings, starts its workers and says "ready"; the maker answers
+"granted" and lets its own workers leave; the new one takes the control path and says "taken". Whatever goes wrong
+before "granted", the maker was never touched.
 
-Whoever started the first master keeps the process it knows: that process stays as the *front* when its own workers have
-left. It holds nothing, passes signals on, reaps, and ends as its successor ends; so an upgrade works as PID 1 of a
-container and below any supervisor. Only a service manager that can be told of another main process (MAINPID) gets the
-new one instead, and then the old one ends.
+Whoever started the first master keeps the process it knows: that process stays as the *front* when its own workers
+have left. It holds no socket, passes signals on to the master that serves, reaps, and ends as that one ends; so an
+upgrade works as PID 1 of a container and below any supervisor. Every later master inherits the line to the front and
+tells it who serves. Only a service manager that can be told of another main process (MAINPID) gets the new one instead,
+and then the old one ends.
 
-This file owns what is passed on and what is said on the channel. It never decides when.
+This file owns what is passed on and what is said. It never decides when.
 """
 
 from __future__ import annotations
@@ -19,12 +21,11 @@ import json
 import os
 import socket
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork import environment
-from prefork.listener import INHERITED
+from prefork.listener import INHERITED, Heirloom
 from prefork.master import process
 
 if TYPE_CHECKING:
@@ -32,17 +33,18 @@ if TYPE_CHECKING:
 
     from prefork.listener import Listener
 
-# What is said on the channel, one line each. To the front:
+# What is said, one line each. By a new master to its maker:
 READY: Final = "ready"
 FAILED: Final = "failed"  # with the reason
-STOPPING: Final = "stopping"  # it stops, and the last holder of the sockets must be one of its workers
-UPGRADE: Final = "upgrade"  # somebody asked the new one for yet another
-# And from it:
-RETIRE: Final = "retire"  # your successor serves
-REFUSED: Final = "refused"  # the upgrade you asked for failed; with the reason
-RELEASED: Final = "released"  # you are the service's own main process now
+TAKEN: Final = "taken"  # the control path and the unix sockets' paths are mine
+# By the maker to the new one:
+GRANTED: Final = "granted"  # you are the one that serves
+RELEASED: Final = "released"  # and you are the service's main process, with no front
+# By the master that serves to the front:
+MAIN: Final = "main"  # with the pid of the one that serves from now on
+ENDED: Final = "ended"  # that one has ended, with its exit code; said by its maker, whose child it was
 
-STARTED_IN: Final = Path.cwd()
+STARTED_IN: Final = environment.working_folder()
 """Where the program was started, and where a new one is: before any `--chdir`."""
 
 _COULD_NOT_RUN: Final = 127
@@ -87,10 +89,10 @@ class Channel:
 
 @dataclass
 class Successor:
-    """A new master: on trial until `deadline`, or the one that serves."""
+    """A new master that this process has made: on trial until `deadline`, or the one that serves."""
 
     pid: int
-    channel: Channel
+    line: Channel
     deadline: float
     failure: str = ""
 
@@ -100,29 +102,33 @@ class Successor:
 
 @dataclass(frozen=True)
 class Heritage:
-    """What an older master left: open listeners by the `--bind` they were made for, and the line to it."""
+    """What a maker left: open listeners by the `--bind` they were made for, the line to it, and that to the front."""
 
-    listeners: tuple[tuple[str, int, tuple[str, int] | None], ...] = ()
-    channel: Channel | None = field(default=None)
+    listeners: tuple[Heirloom, ...] = ()
+    maker: Channel | None = None
+    front: Channel | None = None
 
     @property
     def passed_on(self) -> tuple[int, ...]:
         """The descriptors that a service manager had passed to the first master."""
-        return tuple(fd for bind, fd, _ in self.listeners if bind == INHERITED)
+        return tuple(one.fd for one in self.listeners if one.bind == INHERITED)
 
 
-def launch(listeners: Sequence[Listener], deadline: float, not_its_own: Iterable[process.Closeable]) -> Successor:
-    """Start a new master with the listeners open.
+def launch(
+    listeners: Sequence[Listener], front: Channel | None, deadline: float, not_its_own: Iterable[process.Closeable]
+) -> Successor:
+    """Start a new master with the listeners and the line to the front open.
 
     Raises:
         OSError: the kernel has no room for another process.
     """
     ours, theirs = socket.socketpair()
-    fds = [theirs.fileno(), *(one.socket.fileno() for one in listeners)]
     heritage = json.dumps({
-        "channel": theirs.fileno(),
-        "listeners": [[one.bind, one.socket.fileno(), one.unlink] for one in listeners],
+        "maker": theirs.fileno(),
+        "front": front.fileno() if front else None,
+        "listeners": [[one.bind, one.socket.fileno(), one.path] for one in listeners],
     })  # fmt: skip
+    fds = [theirs.fileno(), *([front.fileno()] if front else []), *(one.socket.fileno() for one in listeners)]
     command = [sys.executable, *sys.orig_argv[1:]]
     variables = environment.with_heritage(heritage)
 
@@ -137,7 +143,7 @@ def launch(listeners: Sequence[Listener], deadline: float, not_its_own: Iterable
         return _COULD_NOT_RUN
 
     try:
-        pid = process.fork(execute, [ours, *not_its_own])
+        pid = process.fork(execute, [ours, *(thing for thing in not_its_own if thing is not front)])
     except OSError:
         ours.close()
         raise
@@ -147,19 +153,17 @@ def launch(listeners: Sequence[Listener], deadline: float, not_its_own: Iterable
 
 
 def receive() -> Heritage:
-    """Return what an older master left for this process; empty when there was none, or it cannot be read."""
+    """Return what a maker left for this process; empty when there was none, or it cannot be read."""
     text = environment.take_heritage()
     if not text:
         return Heritage()
     try:
         left: dict[str, Any] = json.loads(text)
-        listeners = tuple(
-            (str(bind), int(fd), (str(unlink[0]), int(unlink[1])) if unlink else None)
-            for bind, fd, unlink in left["listeners"]
-        )
-        channel = socket.socket(fileno=int(left["channel"]))
+        listeners = tuple(Heirloom(str(bind), int(fd), path) for bind, fd, path in left["listeners"])
+        maker = Channel(socket.socket(fileno=int(left["maker"])))
+        front = None if left["front"] is None else Channel(socket.socket(fileno=int(left["front"])))
     except (ValueError, TypeError, KeyError, OSError):
         return Heritage()
-    for fd in (channel.fileno(), *(fd for _, fd, _ in listeners)):
+    for fd in (maker.fileno(), *([front.fileno()] if front else []), *(one.fd for one in listeners)):
         os.set_inheritable(fd, False)
-    return Heritage(listeners, Channel(channel))
+    return Heritage(listeners, maker, front)

@@ -115,6 +115,8 @@ class _Worker:
 
     def start(self) -> None:
         """Hear orders, beat, accept; say so from inside the loop."""
+        for listener in self._post.listeners:
+            listener.socket.setblocking(False)  # sync workers of an older generation may have set it otherwise
         for number, order in orders.SIGNALS.items():
             self._loop.add_signal_handler(number, self._hear, order)
         self._loop.add_signal_handler(signal.SIGUSR1, orders.reopen_log, self._post)

@@ -12,6 +12,7 @@ import pwd
 import resource
 from typing import TYPE_CHECKING, Final
 
+from prefork import prctl
 from prefork.errors import TargetError
 from prefork.log import LOGGER
 from prefork.service import import_target
@@ -34,6 +35,8 @@ def run(post: Post) -> int:
     faulthandler.enable(post.log.fd, all_threads=True)
     try:
         _become(post.settings)
+        # a worker that is still importing its target cannot read its channel: the kernel tells it
+        prctl.die_with_parent(post.master)
         service = post.plan.service or import_target(post.settings.target)
         model = service.model(post.settings.model)
         if model == "async":

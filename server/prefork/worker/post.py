@@ -43,6 +43,7 @@ class Post:
 
     slot: int
     generation: int
+    master: int  # its pid
     plan: Plan
     listeners: tuple[Listener, ...]
     board: Scoreboard

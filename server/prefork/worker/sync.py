@@ -76,7 +76,11 @@ class _Accept:
             if order is Order.STOP:
                 return self._last()
             if len(self._sockets) == 1:
+                began = time.monotonic()
                 sock = self._take(self._sockets[0])
+                if sock is None and time.monotonic() - began < TICK / 2:
+                    # it did not block: workers of another model have set the shared socket so
+                    sock = self._poll(TICK)
                 if sock is not None:
                     return sock
             else:

@@ -61,6 +61,8 @@ class _Loop:
         self._freed, self._free = os.pipe()  # a serving thread writes a byte when it is done
         os.set_blocking(self._freed, False)
         self._sockets = {listener.socket.fileno(): listener.socket for listener in post.listeners}
+        for sock in self._sockets.values():
+            sock.setblocking(False)  # sync workers of an older generation may have set it otherwise
         self._poll = select.epoll()
         for fd in (*orders.fds, self._freed):
             self._poll.register(fd, select.EPOLLIN)
