@@ -43,6 +43,12 @@ def escape(text: str, limit: int = MAX_FIELD) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text)
 
 
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """Return the traceback of a record, or the stacks given to it as `extra={"trace": ...}`."""
+    text = formatter.formatException(record.exc_info) if record.exc_info else str(getattr(record, "trace", ""))
+    return text[-MAX_TRACEBACK:]
+
+
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -52,11 +58,8 @@ class _TextFormatter(logging.Formatter):
         for name, value in getattr(record, "fields", {}).items():
             shown = escape(str(value))
             line += f" {name}={json.dumps(shown, ensure_ascii=False) if ' ' in shown or not shown else shown}"
-        if record.exc_info:
-            # a traceback is many lines by nature; each is escaped on its own, so none can pass for a record
-            trace = self.formatException(record.exc_info)[-MAX_TRACEBACK:]
-            line += "".join(f"\n    {escape(part, MAX_MESSAGE)}" for part in trace.splitlines())
-        return line
+        # a traceback is many lines by nature; each is escaped on its own, so none can pass for a record
+        return line + "".join(f"\n    {escape(part, MAX_MESSAGE)}" for part in _trace(self, record).splitlines())
 
 
 class _JsonFormatter(logging.Formatter):
@@ -70,8 +73,8 @@ class _JsonFormatter(logging.Formatter):
         }
         for name, value in getattr(record, "fields", {}).items():
             entry[name] = value if isinstance(value, int | float | bool | None) else escape(str(value))
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)[-MAX_TRACEBACK:]
+        if trace := _trace(self, record):
+            entry["traceback"] = trace
         return json.dumps(entry, ensure_ascii=False)
 
 

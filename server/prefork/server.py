@@ -124,6 +124,9 @@ def _where_it_started(load: Callable[[], Settings]) -> Settings:
 
 def _replan(first: Plan, settings: Settings) -> Plan:
     """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
+    if settings.bind != first.settings.bind:
+        wanted = ", ".join(map(str, settings.bind)) or "the default"
+        raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])
     if first.settings.preload:
         if settings.target != first.settings.target:
             raise SettingsError(

@@ -113,9 +113,11 @@ def test_candidate_is_filled_beside_the_old_and_promoted_when_all_of_it_serves()
     pool.ready(first, 1.0)
     assert policy.decide(pool, 1.0) == []
     pool.ready(second, 1.0)
-    assert policy.decide(pool, 1.0) == [Promote(2)]
+    assert policy.decide(pool, 1.4) == []  # it must serve for a while to be believed
+    assert policy.next_deadline(pool, 1.4) == pytest.approx(0.1)
+    assert policy.decide(pool, 1.5) == [Promote(2)]
     pool.settle(2)
-    assert policy.decide(pool, 1.0) == [Tell(worker, signal.SIGUSR2, 31.0) for worker in old]
+    assert policy.decide(pool, 1.5) == [Tell(worker, signal.SIGUSR2, 31.0) for worker in old]
 
 
 def test_old_worker_that_dies_while_a_candidate_is_tried_is_replaced_by_its_own_generation() -> None:
@@ -156,6 +158,16 @@ def test_replacement_that_fails_in_boot_leaves_the_worn_worker_serving() -> None
         pool.exited(add(pool, 0, State.STARTING, now=1.0), 1.0)
     assert policy.decide(pool, 1.0) == []
     assert policy.decide(pool, pool.slot(0).not_before) == [Spawn(0, 1)]
+
+
+def test_candidate_whose_worker_ends_as_soon_as_it_was_ready_is_abandoned() -> None:
+    pool = make_pool(1)
+    add(pool, 0)
+    pool.try_generation()
+    new = add(pool, 0, State.SERVING, 2)
+    pool.never_ready(new, "it exited", hopeless=False)
+    pool.exited(new, 0.1)
+    assert policy.decide(pool, 0.1) == [Abandon(2, "it exited")]
 
 
 def test_cold_server_gives_up_at_once_when_told_why() -> None:

@@ -78,10 +78,17 @@ class ReplyLink(Link):
         if end:
             self._finish()
         elif not self._choked:
-            if not self._decoder.buffered:
+            self._wait_on(hub, answered=count > 0)
+
+    def _wait_on(self, hub: Hub, *, answered: bool) -> None:
+        """Note what comes next: the rest of a frame, another frame, or, in the last part of a drain, the end."""
+        if not self._decoder.buffered:
+            if hub.closing and answered:
+                self._finish()
+            else:
                 self.wait, self.since = Wait.NEXT, hub.now
-            elif count or self.wait is not Wait.FRAME:
-                self.wait, self.since = Wait.FRAME, hub.now
+        elif answered or self.wait is not Wait.FRAME:
+            self.wait, self.since = Wait.FRAME, hub.now
 
     def pause_writing(self) -> None:
         """Leave the peer's requests unread until it reads its replies."""
@@ -96,6 +103,10 @@ class ReplyLink(Link):
         if self.wait is not Wait.CLOSE:
             self._transport.resume_reading()
             self._answer()
+
+    def retire(self) -> None:
+        """End a quiet connection because the worker drains."""
+        self._half_close_if_nothing_came()
 
     def eof_received(self) -> bool:
         """Close once everything is sent: whatever was whole has been answered already."""
@@ -315,8 +326,11 @@ class Connection(Link):
             self._paused = False
             self._transport.resume_reading()
         self._flush()
+        held = self._decoder.buffered
+        if self._hub.closing and not held and self.wait is not Wait.FIRST_BYTE:
+            self._over = "the worker drains"
+            return None
         if self.wait is not Wait.FIRST_BYTE:
-            held = self._decoder.buffered
             self.wait, self.since = Wait.FRAME if held else Wait.NEXT, self._hub.now
         self._waiter = self._hub.loop.create_future()
         return await self._waiter

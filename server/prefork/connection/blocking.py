@@ -42,6 +42,11 @@ class Wakes(Protocol):
         ...
 
     @property
+    def closing(self) -> bool:
+        """Whether that is so soon that a connection which never pauses is to end behind its next reply."""
+        ...
+
+    @property
     def wake_fds(self) -> Sequence[int]:
         """Descriptors that become readable when that may have changed; none once it drains."""
         ...
@@ -189,6 +194,8 @@ class BlockingConnection:
         return frame
 
     def _next(self) -> bytes | None:
+        if self._wakes.closing and not self._first and not self._decoder.buffered:
+            self._over = "the worker drains"
         wait = Wait.FRAME if self._decoder.buffered else Wait.FIRST_BYTE if self._first else Wait.NEXT
         since = time.monotonic()
         while not self._over:

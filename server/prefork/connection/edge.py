@@ -16,10 +16,19 @@ if TYPE_CHECKING:
     from prefork.settings import Settings
 
 LINGER: Final = 2.0
-"""Seconds that a connection closed from here is read on for the peer's close: close(2) with unread input resets."""
+"""Seconds that a connection closed from here is read on for the peer's close: unread input would become a reset."""
 
-QUIET: Final = 0.1
-"""Seconds without traffic after which a draining worker takes an idle connection, or the accept queue, for done."""
+QUEUE_QUIET: Final = 0.1
+"""Seconds for which the accept queue must have stayed empty before a stopping worker lets go of it."""
+
+QUIET: Final = 0.5
+"""Seconds without traffic after which a draining worker takes a connection for idle.
+
+A client that sends its next request as soon as it has the reply leaves a gap of one round trip, mostly a shorter one.
+"""
+
+CLOSING: Final = 1 / 3
+"""Last part of a drain: a connection that never pauses is ended right behind a reply, so that both arrive together."""
 
 FIRST_QUIET: Final = 1.0
 """The same for a connection that has not sent anything yet: its first request may still be on its way."""

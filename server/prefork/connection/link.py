@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import socket
 import time
 from logging import INFO
 from typing import TYPE_CHECKING, Final, cast
@@ -44,8 +45,16 @@ class Hub:
         self.write_high_water = settings.max_write_buffer
         self.links: set[Link] = set()
         self.draining = False
+        self.closing = False  # the last part of a drain
         self.released: Callable[[], None] = _nothing  # called after each connection that is gone
         self.now = time.monotonic()
+
+    def begin_to_drain(self) -> None:
+        """Let connections end: what counts as quiet begins now, whatever the last tick's clock said of each."""
+        self.draining = True
+        self.now = time.monotonic()
+        for link in self.links:
+            link.since = self.now
 
     def sweep(self) -> None:
         """Close what has outlasted its limit and, in a draining worker, what has become quiet."""
@@ -54,7 +63,7 @@ class Hub:
             if now - link.since > link.limits[link.wait]:
                 link.expire()
             elif self.draining and link.is_quiet(now):
-                link.end("the worker drains")
+                link.retire()
 
 
 class Link(asyncio.Protocol):
@@ -152,6 +161,27 @@ class Link(asyncio.Protocol):
     def end(self, _reason: str) -> None:
         """End the connection from this side, in order: for a dialogue, its handler is told first."""
         self._finish()
+
+    def retire(self) -> None:
+        """End a quiet connection because the worker drains: for a dialogue, its handler is told first."""
+        self.end("the worker drains")
+
+    def _half_close_if_nothing_came(self) -> None:
+        """Half-close at this very moment, unless the peer's next request is here already and only not read yet.
+
+        The transport's own `write_eof` waits for the loop's next turn; what comes in between would be read and dropped.
+        """
+        with socket.socket(fileno=self._transport.get_extra_info("socket").fileno()) as borrowed:
+            try:
+                borrowed.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self.wait, self.since = Wait.CLOSE, self._hub.now
+                with contextlib.suppress(OSError):
+                    borrowed.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer is gone: the transport will say so
+            finally:
+                borrowed.detach()  # it is the transport's
 
     def cancel(self) -> None:
         """Drop the connection at once: the drain timeout has come."""

@@ -13,11 +13,11 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, assert_never
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 
 from prefork import __version__
 from prefork.errors import ControlError, PreforkError
-from prefork.log import LOGGER
+from prefork.log import LOGGER, MAX_TRACEBACK
 from prefork.master import policy, process, status
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
@@ -75,6 +75,7 @@ class Master:
         self._cpu: dict[int, tuple[float, float]] = {}  # by pid: CPU seconds used, and when that was read
         self._plans: dict[int, Plan] = {self._pool.generation: plan}
         self._channels: dict[int, socket.socket] = {}  # by the pid of the worker at the other end
+        self._stacks: dict[int, BinaryIO | None] = {}  # by pid: what a killed worker leaves of its threads
         self._totals = status.Totals()
         self._signals = SignalWatch(SIGNALS)
         self._events = Events()
@@ -155,11 +156,12 @@ class Master:
         """Say once that everything serves: to the service manager, on the control socket, to an older master."""
         if self._announced or self._pool.stop is not None or self._pool.serving() < max(1, self._pool.target):
             return
-        self._announced = True
-        if self._succession.on_trial:
-            self._succession.say_ready()
-        else:
+        if not self._succession.on_trial:
+            self._announced = True
             self._take_over()
+        elif (proven_at := self._pool.proven_at(self._pool.generation)) is not None and time.monotonic() >= proven_at:
+            self._announced = True
+            self._succession.say_ready()
 
     def _take_over(self) -> None:
         """Be the master that serves."""
@@ -266,13 +268,26 @@ class Master:
         self._totals.add(row.read())
         row.clear()
         doomed = worker.doomed
-        self._pool.never_ready(worker, f"{worker} {how} before it was ready", hopeless=False)
+        self._log_stacks(worker)
+        when = "before it was ready" if worker.ready_at is None else "as soon as it was ready"
+        self._pool.never_ready(worker, f"{worker} {how} {when}", hopeless=False)
         if not self._pool.exited(worker, time.monotonic()):
             LOGGER.log(logging.DEBUG if worker.ready_at is None else logging.INFO, "%s %s", worker, how)
             return
         self._totals.lost += 1
         if worker.ready_at is not None or doomed:
             LOGGER.error("%s %s%s", worker, how, f": {doomed}" if doomed else "")
+
+    def _log_stacks(self, worker: Worker) -> None:
+        """Write what a worker has left of its threads' stacks, whole: two that end at once do not mix theirs."""
+        stacks = self._stacks.pop(worker.pid, None)
+        if stacks is None:
+            return
+        stacks.seek(0)
+        text = stacks.read(MAX_TRACEBACK).decode("utf-8", "replace")
+        stacks.close()
+        if text:
+            LOGGER.error("stacks of %s", worker, extra={"trace": text})
 
     def _on_channel(self, worker: Worker) -> None:
         channel = self._channels[worker.pid]
@@ -466,14 +481,26 @@ class Master:
         theirs.setblocking(False)
         self._board.row(row).clear()
         self._board.set_used(max(row + 1, *(w.row + 1 for w in self._pool), 0))
-        board, cells = self._board, self._board.row(row)
-        post = Post(slot, generation, os.getpid(), plan, tuple(self._listeners), board, cells, theirs, self._log)
+        post = Post(
+            slot=slot,
+            generation=generation,
+            master=os.getpid(),
+            plan=plan,
+            listeners=tuple(self._listeners),
+            board=self._board,
+            row=self._board.row(row),
+            channel=theirs,
+            log=self._log,
+            stacks=process.scratch(),
+        )
         try:
             pid = process.fork(lambda: boot.run(post), [ours, *self._not_a_childs()])
         except OSError as error:
             LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
             self._pool.fork_failed(slot, now)
             ours.close()
+            if post.stacks is not None:
+                post.stacks.close()
             return
         finally:
             theirs.close()
@@ -485,6 +512,7 @@ class Master:
             worker.allowance = plan.settings.max_requests + jitter
         self._pool.workers[pid] = worker
         self._channels[pid] = ours
+        self._stacks[pid] = post.stacks
         self._events.on(ours, lambda: self._on_channel(worker))
         LOGGER.debug("%s forked", worker)
 

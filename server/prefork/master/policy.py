@@ -94,6 +94,8 @@ def next_deadline(pool: Pool, now: float) -> float:
     times = [now + 1.0]
     times += [w.deadline for w in pool if w.state is not State.SERVING]
     times += [s.not_before for i, s in pool.slots.items() if s.not_before > now and i < pool.target]
+    if (proven_at := pool.proven_at(pool.candidate or pool.generation)) is not None and proven_at > now:
+        times.append(proven_at)
     if pool.stop is not None and pool.stop.at > now:
         times.append(pool.stop.at)
     return max(0.0, min(times) - now)
@@ -154,11 +156,11 @@ def _try_candidate(pool: Pool, candidate: int, now: float) -> Iterator[Action]:
         for worker in pool.of(candidate):
             yield Tell(worker, signal.SIGKILL if worker.state is State.STARTING else signal.SIGUSR2, QUIT_PATIENCE)
         return
-    members = pool.of(candidate)
-    if len(members) >= pool.target and all(w.state is State.SERVING for w in members):
+    proven_at = pool.proven_at(candidate)
+    if proven_at is None:
+        yield from _fill(pool, candidate, now)
+    elif now >= proven_at:
         yield Promote(candidate)
-        return
-    yield from _fill(pool, candidate, now)
 
 
 def _fill(pool: Pool, generation: int, now: float) -> Iterator[Spawn]:

@@ -25,6 +25,9 @@ QUIT_PATIENCE: Final = 2.0
 KILL_PATIENCE: Final = 1.0
 """Seconds from ABRT, which dumps its stacks, to KILL."""
 
+PROVEN: Final = 0.5
+"""Seconds that all workers of a new generation, or of a new master, must have served before the old ones leave."""
+
 STABLE: Final = 2.0
 """Seconds a worker must have served for its end not to count as a failure of its slot."""
 
@@ -140,6 +143,13 @@ class Pool:
         """Return how many workers of any generation serve."""
         return sum(w.state is State.SERVING for w in self)
 
+    def proven_at(self, generation: int) -> float | None:
+        """Return when all of a generation will have served for long enough; None while not all of it serves."""
+        members = self.of(generation)
+        if len(members) < self.target or any(w.ready_at is None for w in members):
+            return None
+        return max((w.ready_at or 0.0 for w in members), default=0.0) + PROVEN
+
     def slot(self, index: int) -> Slot:
         """Return a slot's record, made on first use."""
         return self.slots.setdefault(index, Slot())
@@ -183,8 +193,14 @@ class Pool:
         return True
 
     def never_ready(self, worker: Worker, why: str, *, hopeless: bool) -> None:
-        """Note why a worker that has never been ready will not be, if its generation is the one that matters now."""
-        matters = worker.ready_at is None and worker.generation == (self.candidate or self.generation)
+        """Note why a worker that has never been ready will not be, if its generation is the one that matters now.
+
+        A generation that is being tried is not believed at once: the end of any worker of it counts.
+        """
+        if self.candidate is not None:
+            matters = worker.generation == self.candidate
+        else:
+            matters = worker.ready_at is None and worker.generation == self.generation
         if matters and not self.hopeless:  # its own word for it is better than how it ended afterwards
             self.failure, self.hopeless = why, hopeless
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, NoReturn, Protocol
 
 from prefork.log import LOGGER
 from prefork.signals import forget_inherited
@@ -99,6 +99,14 @@ def rss_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def scratch() -> BinaryIO | None:
+    """Return a nameless file in memory for a child to write its last words into, or None where there are none."""
+    try:
+        return os.fdopen(os.memfd_create("stacks"), "w+b", buffering=0)
+    except (AttributeError, OSError):
+        return None
 
 
 def cpu_seconds(pid: int) -> float:

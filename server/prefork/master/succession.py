@@ -56,6 +56,7 @@ class Succession:
         self._court = court
         self._hoping = Audience()
         self._passed_stop = False
+        self._taking = False  # a new master has been granted and has not said "taken" yet
         if self._maker is not None:
             events.on(self._maker, self._on_maker)
         if self._front is not None:
@@ -73,8 +74,11 @@ class Succession:
 
     @property
     def must_stay(self) -> bool:
-        """Whether this process must not end yet: it is the front of masters that live."""
-        return self.is_front and bool(self._masters)
+        """Whether this process must not end yet.
+
+        It is the front of masters that live, or the one it has granted does not answer on the control path yet.
+        """
+        return self._taking or (self.is_front and bool(self._masters))
 
     def open_things(self) -> list[Channel]:
         """Return everything open here that no child may keep."""
@@ -146,6 +150,8 @@ class Succession:
             return True
         if self._line is not None:
             self._on_line()  # who serves now
+        if pid == self._current:
+            self._taking = False  # whether it had or not
         if pid not in self._masters:
             return False
         LOGGER.info("master pid %d %s", pid, how)
@@ -179,6 +185,7 @@ class Succession:
         """Let the new master be the one that serves: it has said that all its workers do."""
         LOGGER.info("upgraded: %s serves", new)
         self._trial = None
+        self._taking = True
         self._masters.add(new.pid)
         if self._front is not None:
             self._front.say(upgrade.MAIN, str(new.pid))
@@ -195,6 +202,7 @@ class Succession:
             self._current, self._line = new.pid, new.line
 
     def _taken(self) -> None:
+        self._taking = False
         self._hoping.tell(ok=True)
         self._court.taken()
         if self._line is not None:

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork.connection.aio import Connection, ReplyLink
-from prefork.connection.edge import QUIET
+from prefork.connection.edge import QUEUE_QUIET
 from prefork.connection.link import Hub, Link
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
@@ -129,14 +129,16 @@ class _Worker:
     async def drain(self, deadline: float) -> None:
         """Serve the queue out if so ordered, let connections end, and drop what is left at the deadline."""
         hub, acceptor = self._hub, self._acceptor
-        hub.draining = True
+        hub.begin_to_drain()
+        closing = self._post.closing_time(deadline)
         while time.monotonic() < deadline and self.order is not Order.QUIT:
-            empty = time.monotonic() - acceptor.last >= QUIET and not acceptor.full
+            empty = time.monotonic() - acceptor.last >= QUEUE_QUIET and not acceptor.full
             if self.order is Order.RETIRE or empty:
                 acceptor.close()
             if acceptor.closed and not hub.cells[Field.CONNECTIONS]:
                 return
             self._tick_s = DRAIN_TICK
+            hub.closing = time.monotonic() >= closing
             hub.sweep()
             self._post.row.beat()
             await asyncio.sleep(DRAIN_TICK)

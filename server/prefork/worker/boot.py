@@ -31,8 +31,8 @@ NEVER_READY: Final = 3
 
 def run(post: Post) -> int:
     """Live a worker's whole life and return its exit code: 0 after an orderly end, 3 if it never became ready."""
-    # from here on ABRT, the master's word for "you hang", writes the stacks of all threads into the log
-    faulthandler.enable(post.log.fd, all_threads=True)
+    # from here on ABRT, the master's word for "you hang", leaves the stacks of all threads for the log
+    faulthandler.enable(post.stacks or post.log.fd, all_threads=True)
     try:
         _become(post.settings)
         # a worker that is still importing its target cannot read its channel: the kernel tells it

@@ -6,8 +6,10 @@ ends, an async one hears them from its event loop.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
@@ -55,6 +57,7 @@ class Orders:
         self._post = post
         self._watch = SignalWatch([*SIGNALS, signal.SIGUSR1])
         self.order = Order.SERVE
+        self._closing_at = math.inf
 
     def __enter__(self) -> Self:
         """Begin to hear signals."""
@@ -71,6 +74,11 @@ class Orders:
     def draining(self) -> bool:
         """Whether the worker is to leave."""
         return self.order is not Order.SERVE
+
+    @property
+    def closing(self) -> bool:
+        """Whether the last part of the drain has come."""
+        return time.monotonic() >= self._closing_at
 
     @property
     def fds(self) -> tuple[int, int]:
@@ -93,6 +101,8 @@ class Orders:
         if self.order is Order.SERVE and is_orphan(self._post):
             LOGGER.warning("%s: the master is gone; draining", self._post)
             self.order = MASTER_DIED
+        if self.draining and self._closing_at == math.inf:
+            self._closing_at = self._post.closing_time(self._post.drain_deadline())
 
 
 def is_orphan(post: Post) -> bool:
@@ -111,6 +121,12 @@ class Bell:
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         self.draining = False
+        self._closing_at = math.inf
+
+    @property
+    def closing(self) -> bool:
+        """Whether the last part of the drain has come."""
+        return time.monotonic() >= self._closing_at
 
     @property
     def wake_fds(self) -> Sequence[int]:
@@ -120,8 +136,9 @@ class Bell:
     def woken(self) -> None:
         """Do nothing: only the serving loop reads orders."""
 
-    def ring(self) -> None:
-        """Tell every waiting connection; more than once changes nothing."""
+    def ring(self, closing_at: float) -> None:
+        """Tell every waiting connection, and when the last part of the drain will come; once."""
         if not self.draining:
             self.draining = True
+            self._closing_at = closing_at
             os.close(self._writer)

@@ -6,8 +6,9 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
+from prefork.connection.edge import CLOSING
 from prefork.scoreboard import Field, Phase
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Post:
     row: Row
     channel: socket.socket
     log: LogHandler
+    stacks: BinaryIO | None  # where it leaves its threads' stacks when it is killed for hanging
 
     @property
     def settings(self) -> Settings:
@@ -80,3 +82,7 @@ class Post:
     def drain_deadline(self) -> float:
         """Return when a drain that begins now must end, on the monotonic clock."""
         return time.monotonic() + self.settings.drain_timeout
+
+    def closing_time(self, deadline: float) -> float:
+        """Return when the last part of a drain with this deadline comes."""
+        return deadline - self.settings.drain_timeout * CLOSING

@@ -92,7 +92,7 @@ class _Accept:
         """Return what still waits in the queue, until it has stayed empty for a moment or the drain has timed out."""
         if self._deadline is None:
             self._deadline = self._post.drain_deadline()
-        quiet = time.monotonic() + edge.QUIET
+        quiet = time.monotonic() + edge.QUEUE_QUIET
         while time.monotonic() < self._deadline:
             sock = self._poll(max(0.0, quiet - time.monotonic()))
             if sock is not None or time.monotonic() >= quiet:

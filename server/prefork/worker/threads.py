@@ -83,20 +83,22 @@ class _Loop:
 
     def drain(self, deadline: float) -> None:
         """Tell the connections, take what still waits in the queue if so ordered, and see them end."""
-        self._bell.ring()
+        self._bell.ring(self._post.closing_time(deadline))
         for fd in self._orders.fds:
             self._poll.unregister(fd)
         while time.monotonic() < deadline and self._orders.order is not Order.QUIT:
-            waiting = self._orders.order is Order.STOP and time.monotonic() - self._last < edge.QUIET
+            if len(self._busy) >= self.size:
+                self._last = time.monotonic()  # nobody has looked at the queue: it has not been seen empty
+            waiting = self._orders.order is Order.STOP and time.monotonic() - self._last < edge.QUEUE_QUIET
             if not waiting and len(self._busy) < self.size:
                 break
-            self.step(edge.QUIET / 4)
+            self.step(edge.QUEUE_QUIET / 4)
         self._watch(wanted=False)
         for listener in self._post.listeners:
             listener.close()
         self._sockets.clear()
         while self._busy and time.monotonic() < deadline and self._orders.order is not Order.QUIT:
-            self.step(edge.QUIET)
+            self.step(edge.QUEUE_QUIET)
 
     def _watch(self, wanted: bool) -> None:  # noqa: FBT001 - a state to bring about
         if wanted == self._watching:
