@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := client server loadtest tests examples docs
+SOURCES := client server loadtest tests examples docs bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format coverage up down lock clean

@@ -5,6 +5,7 @@ It owns the calls. What happens to a process afterwards is the kernel's.
 
 from __future__ import annotations
 
+import ctypes  # here and not where it is used: a worker that has become another user may not be able to read it
 import os
 import signal
 import sys
@@ -31,6 +32,4 @@ def die_with_parent(parent: int) -> None:
 def _prctl(option: int, argument: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
-    import ctypes  # noqa: PLC0415 - needed once in a process's life
-
     return bool(ctypes.CDLL(None).prctl(option, argument, 0, 0, 0) == 0)

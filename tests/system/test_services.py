@@ -111,7 +111,9 @@ def test_netcat_gets_every_byte_back(start: Callable[..., Server]) -> None:
         host, port = server.address
         for number in range(20):
             data = os.urandom(1000 * number)
-            result = subprocess.run([nc, "-N", host, str(port)], input=data, capture_output=True, timeout=10, check=True)
+            result = subprocess.run(
+                [nc, "-N", host, str(port)], input=data, capture_output=True, timeout=10, check=True
+            )
             assert result.stdout == data
 
 
@@ -172,5 +174,7 @@ def test_netcat_reads_daytime(start: Callable[..., Server]) -> None:
     nc = need("nc")
     with start("daytime") as server:
         host, port = server.address
-        result = subprocess.run([nc, host, str(port)], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=True)
+        result = subprocess.run(
+            [nc, host, str(port)], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=True
+        )
         assert result.stdout.endswith(b"-UTC\r\n")

@@ -21,7 +21,7 @@ LINGER: Final = 2.0
 QUEUE_QUIET: Final = 0.1
 """Seconds for which the accept queue must have stayed empty before a stopping worker lets go of it."""
 
-QUIET: Final = 0.5
+QUIET: Final = 0.2
 """Seconds without traffic after which a draining worker takes a connection for idle.
 
 A client that sends its next request as soon as it has the reply leaves a gap of one round trip, mostly a shorter one.
