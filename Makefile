@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := client server loadtest tests examples docs bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format coverage up down lock clean
+.PHONY: help demo test scorecard chaos bench check format coverage up down lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,15 @@ demo: $(READY) ## a server, a load test, a worker killed in the middle, and the 
 
 test: $(READY) ## all tests; those with Docker are skipped, with a reason, where there is no engine
 	$(BIN)/pytest $(ARGS)
+
+scorecard: $(READY) ## the reliability table: each row as a test, with its figures
+	$(BIN)/pytest -q tests/scorecard $(ARGS)
+
+chaos: $(READY) ## ten minutes of reloads, upgrades, stops and kills under load that checks every answer
+	$(BIN)/prefork-loadtest chaos echo --workers 4 --seed 1 --duration 600 --report reports/chaos
+
+bench: $(READY) ## the models for many connections, side by side
+	$(BIN)/python bench/models.py
 
 check: $(READY) ## the one gate: lint, format, types
 	$(BIN)/ruff check $(SOURCES)

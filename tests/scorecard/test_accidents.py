@@ -137,7 +137,8 @@ def test_row_10_slot_whose_target_exits_in_boot_backs_off_among_healthy_workers(
 def test_row_10_from_cold_a_target_that_ends_in_boot_ends_the_server(
     start: Callable[..., Server], module: Callable[..., str], row: Row, code: str, said: str
 ) -> None:
-    with start(module(code), "--workers", "2", wait_for="") as server:
+    # one line says it to everybody; the traceback is for the target's author, who asks for more
+    with start(module(code), "--workers", "2", "--log-level", "debug", wait_for="") as server:
         at = time.monotonic()
         row.is_("exit code", server.process.wait(30), 3)
         row.says("seconds until it gave up", round(time.monotonic() - at, 1))

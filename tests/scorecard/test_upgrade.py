@@ -84,6 +84,7 @@ def test_row_04_the_accept_queue_is_kept_through_an_upgrade(
                 answers.append(client.recv(10))
         clients[0].close()
         row.is_("clients in the queue that were answered", answers.count(b"0\n"), 40)
+        until(lambda: _master(server) not in {0, server.process.pid}, what="the new master serves")
 
 
 GOOD = """

@@ -268,7 +268,7 @@ class Master:
         self._totals.add(row.read())
         row.clear()
         doomed = worker.doomed
-        self._log_stacks(worker)
+        trace = {"trace": self._take_stacks(worker)}
         when = "before it was ready" if worker.ready_at is None else "as soon as it was ready"
         self._pool.never_ready(worker, f"{worker} {how} {when}", hopeless=False)
         if not self._pool.exited(worker, time.monotonic()):
@@ -276,18 +276,16 @@ class Master:
             return
         self._totals.lost += 1
         if worker.ready_at is not None or doomed:
-            LOGGER.error("%s %s%s", worker, how, f": {doomed}" if doomed else "")
+            LOGGER.error("%s %s%s", worker, how, f": {doomed}" if doomed else "", extra=trace)
 
-    def _log_stacks(self, worker: Worker) -> None:
-        """Write what a worker has left of its threads' stacks, whole: two that end at once do not mix theirs."""
+    def _take_stacks(self, worker: Worker) -> str:
+        """Return what a worker has left of its threads' stacks; one at a time, so that those of two do not mix."""
         stacks = self._stacks.pop(worker.pid, None)
         if stacks is None:
-            return
-        stacks.seek(0)
-        text = stacks.read(MAX_TRACEBACK).decode("utf-8", "replace")
-        stacks.close()
-        if text:
-            LOGGER.error("stacks of %s", worker, extra={"trace": text})
+            return ""
+        with stacks:
+            stacks.seek(0)
+            return stacks.read(MAX_TRACEBACK).decode("utf-8", "replace")
 
     def _on_channel(self, worker: Worker) -> None:
         channel = self._channels[worker.pid]
