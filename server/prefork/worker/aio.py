@@ -130,15 +130,16 @@ class _Worker:
         """Serve the queue out if so ordered, let connections end, and drop what is left at the deadline."""
         hub, acceptor = self._hub, self._acceptor
         hub.begin_to_drain()
-        closing = self._post.closing_time(deadline)
-        while time.monotonic() < deadline and self.order is not Order.QUIT:
-            empty = time.monotonic() - acceptor.last >= QUEUE_QUIET and not acceptor.full
-            if self.order is Order.RETIRE or empty:
+        began, closing = time.monotonic(), self._post.closing_time(deadline)
+        while (now := time.monotonic()) < deadline and self.order is not Order.QUIT:
+            hub.closing = now >= closing
+            empty = now - max(began, acceptor.last) >= QUEUE_QUIET and not acceptor.full
+            # whoever would come in at the very end could not be served to theirs
+            if self.order is Order.RETIRE or empty or hub.closing:
                 acceptor.close()
             if acceptor.closed and not hub.cells[Field.CONNECTIONS]:
                 return
             self._tick_s = DRAIN_TICK
-            hub.closing = time.monotonic() >= closing
             hub.sweep()
             self._post.row.beat()
             await asyncio.sleep(DRAIN_TICK)

@@ -83,10 +83,13 @@ class _Loop:
 
     def drain(self, deadline: float) -> None:
         """Tell the connections, take what still waits in the queue if so ordered, and see them end."""
-        self._bell.ring(self._post.closing_time(deadline))
+        closing = self._post.closing_time(deadline)
+        self._bell.ring(closing)
+        self._last = time.monotonic()
         for fd in self._orders.fds:
             self._poll.unregister(fd)
-        while time.monotonic() < deadline and self._orders.order is not Order.QUIT:
+        # whoever would come in at the very end could not be served to theirs
+        while time.monotonic() < closing and self._orders.order is not Order.QUIT:
             if len(self._busy) >= self.size:
                 self._last = time.monotonic()  # nobody has looked at the queue: it has not been seen empty
             waiting = self._orders.order is Order.STOP and time.monotonic() - self._last < edge.QUEUE_QUIET
