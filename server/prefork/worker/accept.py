@@ -8,7 +8,6 @@ another to wake, short enough that no client notices. This file only accepts; it
 from __future__ import annotations
 
 import errno
-import select
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +34,10 @@ PAUSE: Final = 0.1
 """Seconds without accepting after a capacity error."""
 
 BATCH: Final = 8
-"""Connections taken per wake-up: few, so that the others get theirs."""
+"""Connections taken per wake-up in a burst: few, so that the others get theirs."""
+
+PROBE: Final = 16
+"""Wake-ups with one connection each, after which a second is tried for: an accept that finds nothing is dear."""
 
 STEP_BACK: Final = 0.002
 """Seconds a worker that holds more than its share leaves the queue to the others."""
@@ -87,18 +89,23 @@ class Share:
 class Acceptor:
     """Accepts for one async worker, a few connections per wake-up, as long as it is this worker's turn.
 
-    The listeners are held, exclusively, in an epoll of their own that the event loop watches: watched by the loop's own
-    epoll they would wake every worker.
+    The event loop itself watches the listeners, so a connection may wake more than one idle worker; all but the first
+    find nothing. An epoll of its own with EPOLLEXCLUSIVE, nested in the loop's, wakes hardly fewer (exclusiveness does
+    not carry through the nesting) and costs two more system calls for every connection.
     """
 
-    def __init__(self, post: Post, loop: asyncio.AbstractEventLoop, take: Callable[[int, int, object], None]) -> None:
+    def __init__(
+        self, post: Post, loop: asyncio.AbstractEventLoop, take: Callable[[int, socket.socket, object], None]
+    ) -> None:
         self._post = post
         self._loop = loop
         self._take = take
         self._share = Share(post)
+        self._own = post.row.cells
         self._limit = post.settings.max_connections
-        self._sockets = {listener.socket.fileno(): listener.socket for listener in post.listeners}
-        self._epoll = select.epoll()
+        self._sockets = [listener.socket for listener in post.listeners]
+        self._batch = BATCH
+        self._singles = 0
         self._watching = False
         self._back: asyncio.TimerHandle | None = None
         self._stepped = False
@@ -109,11 +116,10 @@ class Acceptor:
     @property
     def full(self) -> bool:
         """Whether this worker holds as many connections as it may."""
-        return self._post.row.cells[_CONNECTIONS] >= self._limit
+        return self._own[_CONNECTIONS] >= self._limit
 
     def open(self) -> None:
         """Begin to accept."""
-        self._loop.add_reader(self._epoll.fileno(), self._ready)
         self.last = time.monotonic()
         self._watch()
 
@@ -121,11 +127,10 @@ class Acceptor:
         """Accept no more, and close this worker's copies of the listeners."""
         if self.closed:
             return
+        self._unwatch(None)
         self.closed = True
         if self._back is not None:
             self._back.cancel()
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
         for listener in self._post.listeners:
             listener.close()
 
@@ -140,38 +145,47 @@ class Acceptor:
         if self.closed or self._watching:
             return
         self._watching = True
-        for fd in self._sockets:
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        for sock in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._ready, sock)
 
     def _unwatch(self, seconds: float | None) -> None:
         """Leave the queue alone: for `seconds`, or until a connection is released."""
         if self._watching:
             self._watching = False
-            for fd in self._sockets:
-                self._epoll.unregister(fd)
+            for sock in self._sockets:
+                self._loop.remove_reader(sock.fileno())
         if seconds is not None:
             self._back = self._loop.call_later(seconds, self._watch)
 
-    def _ready(self) -> None:
-        """Take what is there, at most a batch, unless others hold less."""
-        if not self._watching:
-            return
-        # asking the epoll before each accept is far cheaper than an accept that finds nothing
+    def _ready(self, listener: socket.socket) -> None:
+        """Take one connection, or a batch while they come in a burst, unless others hold less."""
         taken = 0
-        while taken < BATCH and (ready := self._epoll.poll(0, 1)):
-            if self.full:
-                self._post.phase(Phase.FULL)
-                self._unwatch(None)
-                return
-            # a worker that has just stepped back takes one at least: whoever holds less did not come for it
-            if not self._stepped and self._share.is_over():
-                self._stepped = True
-                self._unwatch(STEP_BACK)
-                return
-            self._stepped = False
-            if not self._accept_one(self._sockets[ready[0][0]]):
-                return
+        while taken < self._batch and self._is_my_turn() and self._accept_one(listener):
             taken += 1
+        if taken > 1:
+            self._batch = BATCH
+        elif self._batch > 1:
+            self._batch, self._singles = 1, 0
+        else:
+            self._singles += 1
+            if self._singles == PROBE:
+                self._batch = BATCH
+
+    def _is_my_turn(self) -> bool:
+        """Say whether this worker may take a connection now; where not, it leaves the queue alone from here on."""
+        if not self._watching:
+            return False
+        if self._own[_CONNECTIONS] >= self._limit:
+            self._post.phase(Phase.FULL)
+            self._unwatch(None)
+            return False
+        # a worker that has just stepped back takes one at least: whoever holds less did not come for it
+        if not self._stepped and self._share.is_over():
+            self._stepped = True
+            self._unwatch(STEP_BACK)
+            return False
+        self._stepped = False
+        return True
 
     def _accept_one(self, listener: socket.socket) -> bool:
         """Take one connection; False when there is none, or none can be taken now."""
@@ -187,10 +201,10 @@ class Acceptor:
             return False
         self._complained = False
         self.last = time.monotonic()
-        cells = self._post.row.cells
+        cells = self._own
         cells[_ACCEPTED] += 1
         cells[_CONNECTIONS] += 1
-        self._take(fd, listener.family, address)
+        self._take(fd, listener, address)
         return True
 
     def _complain(self, error: OSError) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from prefork.connection.aio import Connection, ReplyLink
 from prefork.connection.edge import QUEUE_QUIET
@@ -104,9 +104,8 @@ class _Worker:
         self._hub = hub
         self._loop = hub.loop
         self._factory = factory
-        self._adopt: Callable[[int, int], Any] = (
-            _Accepted if type(hub.loop).__module__.startswith("uvloop") else _as_socket
-        )
+        on_uvloop = type(hub.loop).__module__.startswith("uvloop")
+        self._adopt: Callable[[int, socket.socket], Any] = _Accepted() if on_uvloop else _as_socket
         self._acceptor = Acceptor(post, self._loop, self._take)
         self._tick_s = TICK
         self.order = Order.SERVE
@@ -166,14 +165,14 @@ class _Worker:
         self._hub.sweep()
         self._loop.call_later(self._tick_s, self._tick)
 
-    def _take(self, fd: int, family: int, address: object) -> None:
+    def _take(self, fd: int, listener: socket.socket, address: object) -> None:
         """Make a connection of an accepted descriptor.
 
         `connect_accepted_socket` is driven by hand: the transport exists when it first waits, and what it waits for is
         `connection_made`, which stands in the loop's queue before the call that ends it here. A task for that would be
         a tenth of what a connection costs.
         """
-        sock = self._adopt(fd, family)
+        sock = self._adopt(fd, listener)
         joining = self._loop.connect_accepted_socket(lambda: self._factory(address), sock)
         try:
             joining.send(None)
@@ -185,7 +184,7 @@ class _Worker:
         self._loop.call_soon(_finish, joining)
 
 
-def _as_socket(fd: int, _family: int) -> socket.socket:
+def _as_socket(fd: int, _listener: socket.socket) -> socket.socket:
     sock = socket.socket(fileno=fd)
     sock.setblocking(False)
     return sock
@@ -199,15 +198,18 @@ def _finish(joining: Coroutine[Any, Any, object]) -> None:
 class _Accepted:
     """What uvloop asks of an accepted socket, without the system calls that a socket object costs.
 
-    uvloop takes the descriptor over, closes it itself, and calls `close` afterwards.
+    uvloop asks at once, takes the descriptor over, closes it itself, and calls `close` afterwards: so one object serves
+    for every connection.
     """
 
     __slots__ = ("_fd", "family")
     type = socket.SOCK_STREAM
 
-    def __init__(self, fd: int, family: int) -> None:
+    def __call__(self, fd: int, listener: socket.socket) -> Self:
+        """Stand for this descriptor from now on."""
         self._fd = fd
-        self.family = family
+        self.family = listener.family
+        return self
 
     def fileno(self) -> int:
         """Return the descriptor."""
