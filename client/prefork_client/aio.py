@@ -75,7 +75,7 @@ class AsyncClient(Session):
                 return
             try:
                 async with asyncio.timeout(self.connect_timeout) as limit:
-                    self._socket = await self._connected(limit)
+                    self._adopt(await self._connected(limit))
             except (OSError, UnicodeError) as error:
                 raise self._connect_failure(error) from error
             self._check_not_ended()
@@ -153,7 +153,7 @@ class AsyncClient(Session):
 
     async def close(self) -> None:
         """Close for good; again is no error. A call still waiting in another task raises ClientClosed."""
-        self._end("close() was called")
+        self.end("close() was called")
 
     @contextmanager
     def _alone(self, *, sending: bool = False, receiving: bool = False) -> Iterator[socket.socket]:

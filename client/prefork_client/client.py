@@ -74,7 +74,7 @@ class Client(Session):
         try:
             self._check_not_ended()
             if self._socket is None:
-                self._socket = self._connected()
+                self._adopt(self._connected())
         except (OSError, UnicodeError) as error:
             raise self._connect_failure(error) from error
         finally:
@@ -156,7 +156,7 @@ class Client(Session):
 
     def close(self) -> None:
         """Close for good; again is no error."""
-        self._end("close() was called")
+        self.end("close() was called")
 
     @contextmanager
     def _alone(self) -> Iterator[socket.socket]:

@@ -64,6 +64,7 @@ class Session(ABC):
         self._decoder = framing.decoder()
         self._socket: socket.socket | None = None
         self._ended: str | None = None  # why, once it is over
+        self._pid = 0  # of the process that connected
 
     def __repr__(self) -> str:
         state = "open" if self._socket else f"closed: {self._ended}" if self._ended else "not connected"
@@ -73,8 +74,13 @@ class Session(ABC):
     def _release(self) -> None:
         """Let go of the socket."""
 
-    def _end(self, why: str) -> None:
-        """Close for good; the first reason stays."""
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as this side knows."""
+        return self._socket is not None and self._ended is None
+
+    def end(self, why: str) -> None:
+        """Close for good, without waiting; the first reason stays, and is told to whoever still uses this client."""
         if self._ended is None:
             self._ended = why
         self._release()
@@ -83,12 +89,18 @@ class Session(ABC):
         if self._ended is not None:
             raise ClientClosed(f"{self.address}: this client is closed ({self._ended}); make a new one")
 
+    def _adopt(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._pid = os.getpid()
+
     def _opened(self) -> socket.socket:
         """Return the open socket.
 
         Raises:
-            ClientClosed: There is none.
+            ClientClosed: There is none, or it is another process's: after a fork both would read each other's answers.
         """
+        if self._pid != os.getpid() and self._socket is not None:
+            self.end("connected before a fork, by another process")
         self._check_not_ended()
         if self._socket is None:
             raise ClientClosed(f"{self.address}: not connected yet; call connect() or use a with block")
@@ -126,7 +138,7 @@ class Session(ABC):
         if isinstance(error, Exception):
             self._check_not_ended()  # close() was called under this call, and is what broke it off
         meaning = self._meaning(error)
-        self._end(str(meaning or type(error).__name__))
+        self.end(str(meaning or type(error).__name__))
         if meaning is not None and meaning is not error:
             raise meaning from error
 

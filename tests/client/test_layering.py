@@ -9,7 +9,7 @@ import pytest
 import prefork_client
 
 FILES = sorted(Path(prefork_client.__file__).parent.glob("**/*.py"))
-WITH_ASYNCIO = {"aio.py", "chat.py", "cli.py"}
+WITH_ASYNCIO = {"aio.py", "aiopool.py", "chat.py", "cli.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
