@@ -150,6 +150,23 @@ def test_what_was_closed_while_idle_is_asked_elsewhere(make_pool: MakePool, serv
     assert answers == [b"1", b"2", b"3", b"4"]
 
 
+def test_however_many_kept_connections_are_closed_the_request_finds_one(make_pool: MakePool, serve: Serve) -> None:
+    together = threading.Barrier(5)
+
+    def answer_once_together(connection: socket.socket, number: int) -> None:
+        request = connection.recv(100)
+        if number <= 5:
+            together.wait(DEADLINE)
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+
+    counted = Counted(answer_once_together)
+    pool = make_pool(serve(counted))
+    assert in_threads(5, lambda number: pool.request(b"%d" % number)) == [b"0", b"1", b"2", b"3", b"4"]
+    assert pool.request(b"one more") == b"one more"
+    assert counted.made == 6
+
+
 def lose(first: int) -> Counted:
     """Take the request of the first connections and close instead of answering it; serve the others."""
 
