@@ -151,7 +151,7 @@ def test_what_was_closed_while_idle_is_asked_elsewhere(make_pool: MakePool, serv
 
 
 def test_however_many_kept_connections_are_closed_the_request_finds_one(make_pool: MakePool, serve: Serve) -> None:
-    together = threading.Barrier(5)
+    together, closed = threading.Barrier(5), threading.Semaphore(0)
 
     def answer_once_together(connection: socket.socket, number: int) -> None:
         request = connection.recv(100)
@@ -159,10 +159,12 @@ def test_however_many_kept_connections_are_closed_the_request_finds_one(make_poo
             together.wait(DEADLINE)
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
+        closed.release()
 
     counted = Counted(answer_once_together)
     pool = make_pool(serve(counted))
     assert in_threads(5, lambda number: pool.request(b"%d" % number)) == [b"0", b"1", b"2", b"3", b"4"]
+    assert all(closed.acquire(timeout=DEADLINE) for _ in range(5))
     assert pool.request(b"one more") == b"one more"
     assert counted.made == 6
 
