@@ -7,7 +7,7 @@ imports neither sockets nor asyncio nor its sibling packages.
 from prefork_wire.address import Address, parse_address
 from prefork_wire.delimited import Delimited, Lines
 from prefork_wire.errors import FrameError, FrameInvalid, FrameTooLarge, FrameTruncated
-from prefork_wire.framing import Decoder, Framing
+from prefork_wire.framing import Decoder, Framing, all_encoder, all_taker
 from prefork_wire.raw import Raw
 from prefork_wire.sized import FixedSize, LengthPrefixed, Netstring
 
@@ -25,5 +25,7 @@ __all__ = [
     "Lines",
     "Netstring",
     "Raw",
+    "all_encoder",
+    "all_taker",
     "parse_address",
 ]

@@ -8,6 +8,7 @@ each framing says so twice, quickly in `take` for a frame that lies whole in wha
 from abc import ABC, abstractmethod
 
 from prefork_wire.errors import FrameError, FrameTruncated
+from prefork_wire.framing import take_one_by_one
 
 
 class Buffer(ABC):
@@ -38,6 +39,10 @@ class Buffer(ABC):
     @abstractmethod
     def take(self) -> bytes | None:
         """Return the next frame, or None; see `prefork_wire.Decoder`."""
+
+    def take_all(self) -> list[bytes]:
+        """Return all whole frames; see `prefork_wire.framing.take_one_by_one`."""
+        return take_one_by_one(self)
 
     @abstractmethod
     def _measure(self, pending: bytearray) -> int:

@@ -3,26 +3,69 @@
 It owns the search for the delimiter, also where it is split over chunks. It never reads a frame's inside.
 """
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefork_wire.buffer import Buffer, require_positive
 from prefork_wire.errors import FrameInvalid, FrameTooLarge
+from prefork_wire.framing import take_one_by_one
 
 
 def _too_large(max_length: int) -> FrameTooLarge:
     return FrameTooLarge(f"no delimiter within the limit of {max_length} bytes")
 
 
-class DelimitedDecoder(Buffer):
+class _SplitBuffer(Buffer):
+    """What both decoders share: a chunk of many frames is cut in one step."""
+
+    __slots__ = ("_max_length",)
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self._max_length = max_length
+
+    def take_all(self) -> list[bytes]:
+        """Return all whole frames without their delimiters; see `prefork_wire.framing.take_one_by_one`."""
+        if self._failure is not None:
+            self._check()
+        frames: list[bytes] = []
+        if self._tail:
+            first = self.take()  # joins what came with what was held
+            if first is None:
+                return frames
+            frames.append(first)
+            if self._tail:
+                return take_one_by_one(self, frames)
+        elif not self._held:  # so that asking whether there is more costs next to nothing
+            return frames
+        held = self._held[self._at :] if self._at else self._held
+        pieces = self._split(held)
+        rest = pieces.pop()
+        # where all of it is within the limit, so is each of them
+        if not pieces or (len(held) > self._max_length and max(map(len, pieces)) > self._max_length):
+            return take_one_by_one(self, frames)
+        self._held = rest
+        self._at = 0
+        return frames + pieces if frames else pieces
+
+    @abstractmethod
+    def _split(self, held: bytes) -> list[bytes]:
+        """Return the frames in `held` and, last, what is behind them."""
+
+
+class DelimitedDecoder(_SplitBuffer):
     """Cuts a byte stream at each delimiter."""
 
-    __slots__ = ("_delimiter", "_max_length")
+    __slots__ = ("_delimiter",)
 
     def __init__(self, delimiter: bytes, max_length: int) -> None:
         """Begin empty, for frames of at most `max_length` bytes without their delimiter."""
-        super().__init__()
+        super().__init__(max_length)
         self._delimiter = delimiter
-        self._max_length = max_length
+
+    def _split(self, held: bytes) -> list[bytes]:
+        return held.split(self._delimiter)
 
     def take(self) -> bytes | None:
         """Return the next frame without its delimiter; see `prefork_wire.Decoder`."""
@@ -56,15 +99,20 @@ class DelimitedDecoder(Buffer):
         return len(pending) + 1
 
 
-class LineDecoder(Buffer):
+class LineDecoder(_SplitBuffer):
     """Cuts a byte stream at each LF and drops one CR before it."""
 
-    __slots__ = ("_max_length",)
+    __slots__ = ()
 
     def __init__(self, max_length: int) -> None:
         """Begin empty, for lines of at most `max_length` bytes without their terminator."""
-        super().__init__()
-        self._max_length = max_length
+        super().__init__(max_length)
+
+    def _split(self, held: bytes) -> list[bytes]:
+        if held.count(b"\r\n") == held.count(b"\n"):
+            return held.split(b"\r\n")
+        *lines, rest = held.split(b"\n")
+        return [*(line.removesuffix(b"\r") for line in lines), rest]
 
     def take(self) -> bytes | None:
         """Return the next line without its terminator; see `prefork_wire.Decoder`."""
@@ -173,3 +221,15 @@ class Lines:
         if self.newline == b"\n" and payload.endswith(b"\r"):
             raise FrameInvalid("line ends with CR, which a receiver would take for a part of the newline")
         return payload + self.newline
+
+    def encode_all(self, payloads: Sequence[bytes]) -> bytes:
+        """Return the frames of all payloads, one behind the other; raises as `encode` does for the first that must."""
+        newline = self.newline
+        frames = newline.join((*payloads, b""))
+        if (
+            frames.count(b"\n") == len(payloads)
+            and (len(frames) <= self.max_length or max(map(len, payloads), default=0) <= self.max_length)
+            and (len(newline) > 1 or b"\r\n" not in frames)
+        ):
+            return frames
+        return b"".join(map(self.encode, payloads))

@@ -1,9 +1,14 @@
 """What a framing is: the two protocols that every framing, built in or your own, fulfils.
 
-This file holds no code that runs; the built-in framings are in the files named after them.
+Many frames often come in one piece. A decoder may offer `take_all`, and a framing `encode_all`, to do many in one step:
+`all_taker` and `all_encoder` find them, or do it one by one. The built-in framings are in the files named after them.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, cast
+
+from prefork_wire.errors import FrameError
 
 
 class Decoder(Protocol):
@@ -68,3 +73,40 @@ class Framing(Protocol):
             FrameInvalid: The payload cannot be told apart from its frame, such as a line with a newline in it.
         """
         ...
+
+
+def take_one_by_one(decoder: Decoder, frames: list[bytes] | None = None) -> list[bytes]:
+    """Return `frames` and, behind them, the payloads of all whole frames, which may be none.
+
+    Call it until it returns none: what is wrong with the bytes behind the last frame is told by the next call.
+
+    Raises:
+        FrameError: The bytes cannot be a frame, and there is none to return.
+    """
+    taken = [] if frames is None else frames
+    try:
+        while (frame := decoder.take()) is not None:
+            taken.append(frame)
+    except FrameError:
+        if not taken:
+            raise
+    return taken
+
+
+def all_taker(decoder: Decoder) -> Callable[[], list[bytes]]:
+    """Return what takes all whole frames from `decoder`: its own `take_all` if it has one, or `take_one_by_one`."""
+    own = getattr(decoder, "take_all", None)
+    return cast("Callable[[], list[bytes]]", own) if own is not None else partial(take_one_by_one, decoder)
+
+
+def all_encoder(framing: Framing) -> Callable[[Sequence[bytes]], bytes]:
+    """Return what makes one piece of bytes of many payloads: the framing's own `encode_all` if it has one.
+
+    It raises what `encode` does for the first payload that is no good; then nothing is returned for those before it.
+    """
+    own = getattr(framing, "encode_all", None)
+    return cast("Callable[[Sequence[bytes]], bytes]", own) if own is not None else partial(_encode_one_by_one, framing)
+
+
+def _encode_one_by_one(framing: Framing, payloads: Sequence[bytes]) -> bytes:
+    return b"".join(map(framing.encode, payloads))

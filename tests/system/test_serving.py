@@ -127,6 +127,50 @@ def test_handler_that_raises_ends_its_connection_alone(
         assert "ZeroDivisionError" in server.log()
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_what_came_before_a_fault_in_the_same_piece_is_answered(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    service = module("""
+        from prefork import LengthPrefixed, reply
+
+        @reply(LengthPrefixed(1, max_length=4))
+        def service(frame: bytes) -> bytes | None:
+            return {b"none": None, b"long": b"longer", b"text": "text"}.get(frame, frame)
+    """)
+    with start(service, "--workers", "1", "--model", model) as server:
+        for fault in (b"\x05", b"\x04long", b"\x04text"):  # the peer's, and two of the handler's
+            with server.connect() as sock:
+                sock.sendall(b"\x01a\x04none\x02bc" + fault + b"\x01d")
+                assert read_all(sock) == b"\x01a\x02bc", f"before {fault!r}"
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 3
+        log = server.log()
+        assert "FrameTooLarge" in log
+        assert "TypeError" in log
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_large_answers_to_a_peer_that_reads_late_all_come_in_order(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    service = module("""
+        from prefork import Lines, reply
+
+        @reply(Lines(max_length=40_000))
+        def service(line: bytes) -> bytes:
+            return line * 5_000
+    """)
+    expected = b"".join(b"%06d" % number * 5_000 + b"\r\n" for number in range(400))  # 12 MB
+    with start(service, "--workers", "1", "--model", model) as server, server.connect() as sock:
+        with ThreadPoolExecutor(1) as sender:
+            sent = sender.submit(sock.sendall, b"".join(b"%06d\n" % number for number in range(400)))
+            until(lambda: server.status()["totals"]["bytes_out"] > 1 << 20)  # it waits for its reader by now
+            assert read_exactly(sock, len(expected)) == expected
+            sent.result(10)
+        assert server.status()["totals"]["requests"] == 400
+
+
 @pytest.mark.parametrize(
     ("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", ""), ("sync", "", "")]
 )

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork_wire import (
+    Decoder,
     Delimited,
     FixedSize,
     FrameError,
@@ -20,6 +22,8 @@ from prefork_wire import (
     Lines,
     Netstring,
     Raw,
+    all_encoder,
+    all_taker,
 )
 
 
@@ -104,17 +108,44 @@ def with_nothing_between(data: bytes) -> Iterator[bytes]:
         yield byte
 
 
+def take_each(decoder: Decoder) -> Iterator[bytes]:
+    while (frame := decoder.take()) is not None:
+        yield frame
+
+
+def take_all(decoder: Decoder) -> Iterator[bytes]:
+    while frames := all_taker(decoder)():
+        yield from frames
+
+
+class OneByOne:
+    """A decoder of somebody's own, without take_all."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.take = decoder.take
+
+
+def take_all_from_a_decoder_that_takes_one(decoder: Decoder) -> Iterator[bytes]:
+    return take_all(cast("Decoder", OneByOne(decoder)))
+
+
+Take = Callable[[Decoder], Iterator[bytes]]
+TAKES: list[Take] = [take_each, take_all, take_all_from_a_decoder_that_takes_one]
+
+
 MANNERS: list[Chunks] = [whole, byte_by_byte, in_two_halves, with_nothing_between]
 
 
-def outcome(framing: Framing, chunks: Iterator[bytes]) -> tuple[list[bytes], type[FrameError] | None]:
+def outcome(
+    framing: Framing, chunks: Iterator[bytes], take: Take = take_each
+) -> tuple[list[bytes], type[FrameError] | None]:
     """Feed all chunks and take all there is after each."""
     decoder = framing.decoder()
     frames = []
     try:
         for chunk in chunks:
             decoder.feed(chunk)
-            while (frame := decoder.take()) is not None:
+            for frame in take(decoder):
                 assert type(frame) is bytes
                 frames.append(frame)
     except FrameError as error:
@@ -122,10 +153,28 @@ def outcome(framing: Framing, chunks: Iterator[bytes]) -> tuple[list[bytes], typ
     return frames, None
 
 
+@pytest.mark.parametrize("take", TAKES)
 @pytest.mark.parametrize("manner", MANNERS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_frames_come_out_however_they_arrive(case: Case, manner: Chunks) -> None:
-    assert outcome(case.framing, manner(case.arrives)) == (case.frames, case.error)
+def test_frames_come_out_however_they_arrive(case: Case, manner: Chunks, take: Take) -> None:
+    assert outcome(case.framing, manner(case.arrives), take) == (case.frames, case.error)
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_all_frames_come_out_at_once_when_taken_only_at_the_end(case: Case, manner: Chunks) -> None:
+    decoder = case.framing.decoder()
+    for chunk in manner(case.arrives):
+        decoder.feed(chunk)
+    take = all_taker(decoder)
+
+    if case.frames:
+        assert take() == case.frames
+    if case.error is None:
+        assert take() == []
+    else:
+        with pytest.raises(case.error):
+            take()
 
 
 @pytest.mark.parametrize("manner", MANNERS)
@@ -323,6 +372,9 @@ def test_a_payload_becomes_one_frame(framing: Framing, payload: bytes, frame: by
 def test_a_payload_that_makes_no_frame_is_refused(framing: Framing, payload: bytes, error: type[FrameError]) -> None:
     with pytest.raises(error):
         framing.encode(payload)
+    for payloads in ([payload], [payload, payload]):
+        with pytest.raises(error):
+            all_encoder(framing)([*payloads])
 
 
 @pytest.mark.parametrize(
@@ -383,6 +435,28 @@ def test_what_is_encoded_is_decoded_over_any_chunks(sent: tuple[Framing, list[by
     assert frames == payloads
 
 
+@given(st.one_of(ROUND_TRIPS), st.data())
+def test_taking_all_and_taking_one_may_be_mixed(sent: tuple[Framing, list[bytes]], data: st.DataObject) -> None:
+    framing, payloads = sent
+    stream = all_encoder(framing)(payloads)
+    assert stream == b"".join(map(framing.encode, payloads))
+    decoder = framing.decoder()
+    take_all_of_it = all_taker(decoder)
+    frames: list[bytes] = []
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6), label="cuts"))
+    ones = data.draw(st.lists(st.integers(0, 3), min_size=len(cuts), max_size=len(cuts)), label="taken one by one")
+    alls = data.draw(st.lists(st.booleans(), min_size=len(cuts), max_size=len(cuts)), label="then all")
+    steps = zip([0, *cuts], [*cuts, len(stream)], [*ones, 0], [*alls, True], strict=True)
+    for start, end, single, everything in steps:
+        decoder.feed(stream[start:end])
+        frames += itertools.islice(iter(decoder.take, None), single)
+        if everything:
+            frames += take_all_of_it()
+    decoder.end()
+
+    assert frames == payloads
+
+
 @given(st.sampled_from(list(CASES.values())), st.binary(), st.data())
 def test_no_bytes_do_more_than_fail(case: Case, noise: bytes, data: st.DataObject) -> None:
     stream = case.arrives + noise
@@ -390,4 +464,6 @@ def test_no_bytes_do_more_than_fail(case: Case, noise: bytes, data: st.DataObjec
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=5)))
     chunks = (stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True))
 
-    assert outcome(case.framing, chunks) == expected
+    take = data.draw(st.sampled_from(TAKES))
+
+    assert outcome(case.framing, chunks, take) == expected

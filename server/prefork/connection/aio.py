@@ -13,13 +13,15 @@ from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
-from prefork_wire import FrameError
+from prefork_wire import FrameError, all_taker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from prefork_wire import Framing
 
+# looked up on every request: an enumeration's own attributes are slower than a global
+_CLOSE, _FRAME, _NEXT = Wait.CLOSE, Wait.FRAME, Wait.NEXT
 _REQUESTS: Final = int(Field.REQUESTS)
 _BYTES_IN: Final = int(Field.BYTES_IN)
 
@@ -27,68 +29,73 @@ _BYTES_IN: Final = int(Field.BYTES_IN)
 class ReplyLink(Link):
     """A connection whose every frame is answered by one call of a plain function."""
 
-    __slots__ = ("_choked", "_encode", "_handler")
+    __slots__ = ("_choked", "_handler", "_left", "_take_all")
 
     def __init__(self, hub: Hub, address: object, handler: Callable[[bytes], bytes | None]) -> None:
         super().__init__(hub, address)
         self._handler = handler
-        self._encode = hub.framing.encode
+        self._take_all = all_taker(self._decoder)
+        self._left: Sequence[bytes] = ()  # frames that wait until the peer has read the answers before them
         self._choked = False
 
     def data_received(self, data: bytes) -> None:
         """Answer every frame that `data` completes, in one write."""
         self._hub.cells[_BYTES_IN] += len(data)
-        if self.wait is Wait.CLOSE:  # read on only to let the peer close
+        if self.wait is _CLOSE:  # read on only to let the peer close
             return
         self._decoder.feed(data)
-        self._answer()
+        if not self._choked:
+            self._answer()
 
-    def _answer(self) -> None:  # noqa: C901 - the fast path is one function
-        take, handler, encode = self._take, self._handler, self._encode
-        replies: list[bytes] = []
-        count = size = 0
-        end = False
+    def _answer(self) -> None:
+        """Answer all frames that are here, as long as the peer reads, and note what is waited for next."""
+        answered = False
         try:
-            while True:
-                try:
-                    frame = take()
-                except FrameError as error:  # the peer's fault; what `encode` raises is the handler's
-                    self._refuse(error)
-                    end = True
-                    break
-                if frame is None:
-                    break
-                count += 1
-                if (answer := handler(frame)) is not None:
-                    replies.append(framed := encode(answer))
-                    size += len(framed)
-                    if size >= RECEIVE_SIZE:  # a large answer goes out now, so that a slow peer is noticed
-                        self._write(b"".join(replies))
-                        replies.clear()
-                        size = 0
-                        if self._choked:
-                            break
-        except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
-            self._failed(error)
-            end = True
-        hub = self._hub
-        hub.cells[_REQUESTS] += count
-        if replies:
-            self._write(replies[0] if len(replies) == 1 else b"".join(replies))
-        if end:
+            while frames := self._left or self._take_all():
+                answered = True
+                if not self._answer_each(frames):
+                    return
+        except FrameError as error:  # the peer's fault: what the handler and its answers may raise has been dealt with
+            self._refuse(error)
             self._finish()
-        elif not self._choked:
-            self._wait_on(hub, answered=count > 0)
+            return
+        hub = self._hub
+        if self._decoder.buffered:
+            if answered or self.wait is not _FRAME:
+                self.wait, self.since = _FRAME, hub.now
+        elif hub.closing:  # the last part of a drain: right behind an answer nothing can be lost
+            self._finish()
+        else:
+            self.wait, self.since = _NEXT, hub.now
 
-    def _wait_on(self, hub: Hub, *, answered: bool) -> None:
-        """Note what comes next: the rest of a frame, another frame, or, in the last part of a drain, the end."""
-        if not self._decoder.buffered:
-            if hub.closing and answered:
-                self._finish()
-            else:
-                self.wait, self.since = Wait.NEXT, hub.now
-        elif answered or self.wait is not Wait.FRAME:
-            self.wait, self.since = Wait.FRAME, hub.now
+    def _answer_each(self, frames: Sequence[bytes]) -> bool:
+        """Call the handler for each frame and send the answers; False when that is the end, or a pause."""
+        handler = self._handler
+        answers: list[bytes] = []
+        done = size = 0
+        failure: Exception | None = None
+        try:
+            for frame in frames:
+                done += 1
+                if (answer := handler(frame)) is not None:
+                    answers.append(answer)
+                    size += len(answer)
+                    if size >= RECEIVE_SIZE:  # large answers go out now, so that a slow peer is noticed
+                        break
+        except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+            failure = error
+        hub = self._hub
+        hub.cells[_REQUESTS] += done
+        if answers:
+            data, fault = hub.framed(answers)
+            self._write(data)
+            failure = fault or failure
+        if failure is not None:
+            self._failed(failure)
+            self._finish()
+            return False
+        self._left = frames[done:] if done < len(frames) else ()
+        return not self._choked
 
     def pause_writing(self) -> None:
         """Leave the peer's requests unread until it reads its replies."""

@@ -73,6 +73,7 @@ class BlockingConnection:
         self._first = True  # nothing has come yet
         self._decoder = framing.decoder()
         self._encode = framing.encode
+        self._answers = edge.Answers(framing)
         self.id = next(_ids)
         self.peer = edge.take_peer(sock)
         self._opened = time.monotonic()
@@ -172,8 +173,11 @@ class BlockingConnection:
         return frames
 
     def send_all(self, payloads: list[bytes]) -> None:
-        """Frame each payload and send them in one write."""
-        self._send(b"".join(map(self._encode, payloads)))
+        """Frame each payload and send them in one write; raises what the first that makes no frame raises."""
+        data, fault = self._answers.framed(payloads)
+        self._send(data)
+        if fault is not None:
+            raise fault
 
     def _pop(self) -> bytes | None:
         if self._over:

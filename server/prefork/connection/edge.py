@@ -10,10 +10,14 @@ import math
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from prefork_wire import all_encoder
+
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from prefork.settings import Settings
+    from prefork_wire import Framing
 
 LINGER: Final = 2.0
 """Seconds that a connection closed from here is read on for the peer's close: unread input would become a reset."""
@@ -94,6 +98,26 @@ SLOW_AT: Final = {
     Wait.CLOSE: "did not close after us",
 }
 """What to say of a peer whose wait ran out."""
+
+
+class Answers:
+    """Makes bytes of a service's answers: as many as come before the first that makes no frame."""
+
+    def __init__(self, framing: Framing) -> None:
+        self._encode = framing.encode
+        self._encode_all = all_encoder(framing)
+
+    def framed(self, answers: Sequence[bytes]) -> tuple[bytes, Exception | None]:
+        """Return the frames, and what the first bad answer raised: whatever it is, it is the handler's fault."""
+        try:
+            return self._encode_all(answers), None
+        except Exception:  # noqa: BLE001 - what is no payload may raise anything
+            frames: list[bytes] = []
+            try:
+                frames.extend(map(self._encode, answers))
+            except Exception as error:  # noqa: BLE001 - as above
+                return b"".join(frames), error
+            return b"".join(frames), None
 
 
 def peer_name(address: object) -> str:

@@ -39,6 +39,7 @@ class Hub:
 
     def __init__(self, settings: Settings, framing: Framing, row: Row, loop: asyncio.AbstractEventLoop) -> None:
         self.framing = framing
+        self.framed = edge.Answers(framing).framed
         self.cells = row.cells
         self.loop = loop
         self.limits = edge.limits(settings)
