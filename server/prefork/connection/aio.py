@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prefork_wire import Framing
 
 # looked up on every request: an enumeration's own attributes are slower than a global
-_CLOSE, _FRAME, _NEXT = Wait.CLOSE, Wait.FRAME, Wait.NEXT
+_CLOSE, _FRAME, _HANDLER, _NEXT = Wait.CLOSE, Wait.FRAME, Wait.HANDLER, Wait.NEXT
 _REQUESTS: Final = int(Field.REQUESTS)
 _BYTES_IN: Final = int(Field.BYTES_IN)
 
@@ -129,7 +129,7 @@ class Connection(Link):
     sent between two waits leaves in one write. `id` is unique in this worker, `peer` is the other side's address.
     """
 
-    __slots__ = ("_encode", "_handler", "_out", "_over", "_paused", "_room", "_scheduled", "_task", "_waiter")
+    __slots__ = ("_encode", "_handler", "_out", "_over", "_paused", "_room", "_scheduled", "_taken", "_task", "_waiter")
 
     def __init__(self, hub: Hub, address: object, handler: Callable[[Connection], Awaitable[None]]) -> None:
         super().__init__(hub, address)
@@ -137,6 +137,7 @@ class Connection(Link):
         self._encode = hub.framing.encode
         self._out: list[bytes] = []
         self._scheduled = False
+        self._taken = 0  # frames that are not yet on the scoreboard
         self._paused = False
         self._over = ""  # why no frame will come any more
         self._waiter: asyncio.Future[bytes | None] | None = None
@@ -170,8 +171,8 @@ class Connection(Link):
         Raises:
             StopAsyncIteration: the conversation is over.
         """
-        frame = await self._next()
-        if frame is None:
+        frame = None if self._over else self._pop()
+        if frame is None and (frame := await self._wait_for_frame()) is None:
             raise StopAsyncIteration
         return frame
 
@@ -181,8 +182,8 @@ class Connection(Link):
         Raises:
             ConnectionEnded: the conversation is over, and why.
         """
-        frame = await self._next()
-        if frame is None:
+        frame = None if self._over else self._pop()
+        if frame is None and (frame := await self._wait_for_frame()) is None:
             raise ConnectionEnded(self._over)
         return frame
 
@@ -193,7 +194,7 @@ class Connection(Link):
             ConnectionEnded: nobody is there to read it.
             prefork_wire.FrameError: the payload cannot be framed.
         """
-        if self.wait is Wait.CLOSE or self._transport.is_closing():
+        if self.wait is _CLOSE or self._transport.is_closing():
             raise ConnectionEnded(self._over or "the connection is closed")
         self._out.append(self._encode(payload))
         if not self._scheduled:
@@ -317,15 +318,16 @@ class Connection(Link):
             self._over = str(error)
             return None
         if frame is not None:
-            self._hub.cells[_REQUESTS] += 1
-            self.wait, self.since = Wait.HANDLER, self._hub.now
+            self._taken += 1
+            if self.wait is not _HANDLER:
+                self.wait, self.since = _HANDLER, self._hub.now
         return frame
 
-    async def _next(self) -> bytes | None:
-        # bytes that came before the peer's close are still served; after any other end nothing is
-        frame = self._pop() if not self._over else None
-        if frame is not None or self._over:
-            return frame
+    async def _wait_for_frame(self) -> bytes | None:
+        """Return the next frame when it comes, or None at the end, with the reason in `_over`."""
+        # bytes that came before the peer's close have been served; after any other end nothing is
+        if self._over:
+            return None
         if self._peer_ended:
             self._over = "the peer closed in the middle of a frame" if self._decoder.buffered else "the peer closed"
             return None
@@ -343,7 +345,11 @@ class Connection(Link):
         return await self._waiter
 
     def _flush(self) -> None:
+        """Send what the handler has sent since, in one write, and add up what it has taken."""
         self._scheduled = False
+        if self._taken:
+            self._hub.cells[_REQUESTS] += self._taken
+            self._taken = 0
         if self._out:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
