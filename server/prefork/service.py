@@ -45,6 +45,8 @@ class Service:
     framing: Framing
     name: str
     is_async: bool
+    blocking: bool = False
+    concurrency: int = 1
     lifespans: list[AnyLifespan] = field(default_factory=list)
 
     def __call__(self, argument: Any) -> Any:  # noqa: ANN401 - the handler's own types
@@ -80,17 +82,38 @@ class Service:
             if wanted == "async":
                 raise TargetError(f"--model async: {self.name} is a `def`; use --model threads, or an `async def`")
             return wanted or "threads"
-        return wanted or "async"
+        return wanted or ("threads" if self.blocking else "async")
 
 
-def reply(framing: Framing) -> Callable[[Reply | AsyncReply], Service]:
+def reply(framing: Framing, *, blocking: bool = False, concurrency: int = 1) -> Callable[[Reply | AsyncReply], Service]:
     """Make a service of a function from one frame to one frame: the fastest way.
 
-    The function takes the frame (bytes) and returns the reply (bytes), or None for no reply. A `def` must not block: it
-    runs in the event loop of an async worker, or blocking with `--model sync` or `threads`. An `async def` may wait;
-    the replies of one connection keep their order.
+    The function takes the frame (bytes) and returns the reply (bytes), or None for no reply. A `def` runs in the event
+    loop of an async worker and must not wait there; an `async def` may. The answers of one connection always leave in
+    the order of its requests.
+
+    Args:
+        framing: How frames are told apart, in both directions.
+        blocking: A `def` that waits (for a disk, a database driver, a lock): it runs in threads workers, or, with
+            `--model async`, in a pool of `--threads` threads beside the event loop.
+        concurrency: How many requests of one connection may be at work at once, for an `async def` or with `blocking`
+            in async workers. With 1 each begins when the one before it is answered.
+
+    Raises:
+        ValueError: concurrency is below 1, or asked for where nothing waits; or an `async def` is said to block.
     """
-    return lambda handler: Service("reply", handler, framing, _name(handler), inspect.iscoroutinefunction(handler))
+    if concurrency < 1:
+        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+
+    def service(handler: Reply | AsyncReply) -> Service:
+        name, is_async = _name(handler), inspect.iscoroutinefunction(handler)
+        if is_async and blocking:
+            raise ValueError(f"{name} is an `async def`: blocking=True is for a `def`")
+        if concurrency > 1 and not (is_async or blocking):
+            raise ValueError(f"{name} never waits: concurrency is for an `async def`, or for blocking=True")
+        return Service("reply", handler, framing, name, is_async, blocking, concurrency)
+
+    return service
 
 
 def conversation(framing: Framing) -> Callable[[Dialogue | BlockingDialogue], Service]:

@@ -11,8 +11,10 @@ import contextlib
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from prefork.connection import replies
 from prefork.connection.aio import Connection, ReplyLink
 from prefork.connection.edge import QUEUE_QUIET
 from prefork.connection.link import Hub, Link
@@ -58,7 +60,7 @@ async def _serve(post: Post, service: Service) -> None:
     loop = asyncio.get_running_loop()
     async with _lifespan(service):
         hub = Hub(post.settings, service.framing, post.row, loop)
-        worker = _Worker(post, hub, _link_factory(hub, service))
+        worker = _Worker(post, hub, _link_factory(hub, service, post.settings.threads))
         worker.start()
         await worker.told.wait()
         post.phase(Phase.DRAINING)
@@ -80,20 +82,15 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
         yield
 
 
-def _link_factory(hub: Hub, service: Service) -> Callable[[object], Link]:
+def _link_factory(hub: Hub, service: Service, threads: int) -> Callable[[object], Link]:
     handler = service.handler
-    if service.kind == "conversation":
-        return lambda address: Connection(hub, address, handler)
-    if not service.is_async:
-        return lambda address: ReplyLink(hub, address, handler)
-
-    async def dialogue(conn: Connection) -> None:
-        async for frame in conn:
-            answer = await handler(frame)
-            if answer is not None:
-                await conn.send(answer)
-
-    return lambda address: Connection(hub, address, dialogue)
+    if service.kind == "reply":
+        if not service.is_async and not service.blocking:
+            return lambda address: ReplyLink(hub, address, handler)
+        if service.blocking:
+            handler = replies.in_pool(handler, ThreadPoolExecutor(threads, "prefork-blocking"))
+        handler = replies.dialogue(handler, service.concurrency)
+    return lambda address: Connection(hub, address, handler)
 
 
 class _Worker:

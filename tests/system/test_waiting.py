@@ -1,0 +1,100 @@
+"""Replies that wait: in order, so many at once, and without standing in anybody's way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.server import Server, exchange, read_all, read_exactly, run
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TOGETHER = """
+    import asyncio
+    from prefork import Lines, reply
+
+    at_work, most = 0, 0
+    three = asyncio.Barrier(3)
+
+    @reply(Lines(newline=b"\\n"), concurrency=3)
+    async def service(line: bytes) -> bytes:
+        global at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        await three.wait()
+        for _ in range(10 - int(line)):  # the last come out first
+            await asyncio.sleep(0)
+        at_work -= 1
+        return line + b":%d" % most
+"""
+
+
+def test_so_many_requests_of_a_connection_are_at_work_at_once_and_answered_in_order(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    with start(module(TOGETHER), "--workers", "1") as server:
+        answers = exchange(server.address, b"".join(b"%d\n" % number for number in range(9))).split()
+        assert [answer.partition(b":")[0] for answer in answers] == [b"%d" % number for number in range(9)]
+        assert {answer.partition(b":")[2] for answer in answers} == {b"3"}
+
+
+def test_one_that_fails_among_several_ends_the_connection_behind_the_answers_before_it(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Lines, reply
+
+        @reply(Lines(newline=b"\\n"), concurrency=8)
+        async def service(line: bytes) -> bytes:
+            await asyncio.sleep(0)
+            return b"%d" % (6 // int(line))
+    """)
+    with start(service, "--workers", "1") as server:
+        with server.connect() as sock:
+            sock.sendall(b"1\n2\n0\n3\n0\n")
+            assert read_all(sock) == b"6\n3\n"
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert exchange(server.address, b"3\n") == b"2\n"
+        assert server.log().count("ZeroDivisionError") == 1
+        assert "never retrieved" not in server.log()
+
+
+BLOCKING = """
+    import threading
+    from prefork import Lines, reply
+
+    go = threading.Event()
+
+    @reply(Lines(newline=b"\\n"), blocking=True)
+    def service(line: bytes) -> bytes:
+        if line == b"go":
+            go.set()
+        elif line == b"wait":
+            assert go.wait(30)
+        return line
+"""
+
+
+@pytest.mark.parametrize("model", ["async", "threads"])
+def test_a_reply_that_blocks_keeps_nobody_else_waiting_and_is_not_taken_for_a_stuck_loop(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    options = ["--workers", "1", "--model", model, "--hang-timeout", "1"]
+    with start(module(BLOCKING), *options) as server, server.connect() as waiting:
+        workers = server.workers()
+        waiting.sendall(b"wait\nnext\n")
+        until(lambda: server.status()["workers"][0]["age_s"] > 3.0, 10)  # the hang timeout, three times over
+        assert exchange(server.address, b"other\n") == b"other\n"
+        assert exchange(server.address, b"go\n") == b"go\n"
+        assert read_exactly(waiting, 10) == b"wait\nnext\n"
+        assert server.workers() == workers
+
+
+def test_a_reply_that_blocks_runs_in_threads_unless_told_otherwise(module: Callable[..., str], tmp_path: Path) -> None:
+    told = run("check", module(BLOCKING), "--bind", "127.0.0.1:0", "--workers", "2", cwd=tmp_path)
+    assert told.stdout == "ok: app:service on 127.0.0.1:0 with 2 threads workers\n", told.stderr
