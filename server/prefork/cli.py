@@ -25,6 +25,7 @@ _GROUPS: Final = {
     "clocks": "Clocks (seconds)",
     "recycling": "Recycling (the replacement is ready before the old worker leaves)",
     "limits": "Limits",
+    "edge": "Edge (TLS)",
     "process": "Process",
     "logs": "Logs",
 }

@@ -19,6 +19,7 @@ from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Sequence
 
     from prefork.service import Service
@@ -50,7 +51,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     if settings.chdir is not None:
         os.chdir(settings.chdir)
     handler = _open_log(settings)
-    plan = Plan(settings, _load_early(settings))
+    plan = Plan(settings, _load_early(settings), _tls(settings))
     inherited = environment.listen_fds()
     heir = heritage.maker is not None
     with (
@@ -85,6 +86,7 @@ def check(settings: Settings) -> str:
         os.chdir(settings.chdir)
     built_in = services.find(settings.target)
     service = built_in.load() if built_in else import_target(settings.target)
+    _tls(settings)
     where = ", ".join(map(str, _addresses(settings, environment.listen_fds())))
     model = service.model(settings.model)
     return f"ok: {settings.target} on {where} with {settings.workers} {model} workers"
@@ -116,6 +118,14 @@ def _load_early(settings: Settings) -> Service | None:
     return service
 
 
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    from prefork.connection import tls  # noqa: PLC0415 - a server without TLS does without OpenSSL's memory
+
+    return tls.context(settings)
+
+
 def _where_it_started(load: Callable[[], Settings]) -> Settings:
     """Read the settings anew where the program was started: `--chdir` has moved it since."""
     with contextlib.chdir(upgrade.STARTED_IN):
@@ -133,8 +143,8 @@ def _replan(first: Plan, settings: Settings) -> Plan:
                 [f"TARGET {settings.target!r}: a preloaded target cannot be changed by a reload; restart"]
             )
         LOGGER.warning("the target was preloaded: a reload cannot see changes of its code")
-        return Plan(settings, first.service)
-    return Plan(settings, _load_early(settings))
+        return Plan(settings, first.service, _tls(settings))
+    return Plan(settings, _load_early(settings), _tls(settings))
 
 
 def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, ...]:

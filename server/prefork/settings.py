@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 Model = Literal["async", "sync", "threads"]
 MODELS: Final[tuple[Model, ...]] = ("async", "sync", "threads")
 
+TlsVersion = Literal["1.2", "1.3"]
+TLS_VERSIONS: Final[tuple[TlsVersion, ...]] = ("1.2", "1.3")
+TlsMode = Literal["implicit", "starttls"]
+TLS_MODES: Final[tuple[TlsMode, ...]] = ("implicit", "starttls")
+"""RFC 8314's words: TLS from the first byte, or when the protocol asks for it."""
+
 MAX_WORKERS: Final = 256
 """A quarter of the scoreboard's rows: a reload doubles the workers, and a long drain may keep older ones."""
 
@@ -180,6 +186,16 @@ def _folder(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    return str(Path(_text(text)).absolute())  # as it was meant where it was typed, whatever --chdir says
+
+
+def _alpn(text: str) -> str:
+    if not text.isascii() or not 1 <= len(text) <= 255:  # noqa: PLR2004 - RFC 7301, section 3.1
+        raise ValueError("must be 1 to 255 ASCII characters, such as xmpp-server")
+    return text
+
+
 def _parent_exists(text: str) -> str:
     path = Path(_text(text))
     if not path.absolute().parent.is_dir():
@@ -262,6 +278,9 @@ class Settings:
     write_timeout: float = _option(
         30.0, _seconds(0.05), "for a peer that does not read what it is sent", group="clocks", metavar="SECONDS"
     )
+    handshake_timeout: float = _option(
+        5.0, _seconds(0.05), "from accept to the end of the TLS handshake", group="clocks", metavar="SECONDS"
+    )
     stop_delay: float = _option(
         0.0,
         _seconds(0),
@@ -294,6 +313,31 @@ class Settings:
     max_write_buffer: int = _option(
         1 << 20, _size, "bytes waiting for one slow peer before its requests are left unread",
         group="limits", metavar="SIZE", shown="1MiB",
+    )  # fmt: skip
+
+    tls_cert: str | None = _option(
+        None,
+        _path,
+        "certificate and its chain (PEM): every connection is TLS",
+        group="edge",
+        metavar="PATH",
+        shown="none",
+    )
+    tls_key: str | None = _option(
+        None, _path, "private key (PEM)", group="edge", metavar="PATH", shown="in the certificate's file"
+    )
+    tls_client_ca: str | None = _option(
+        None, _path, "certificates (PEM) of whom clients must be signed by", group="edge", metavar="PATH", shown="none"
+    )
+    tls_min_version: TlsVersion = _option(
+        "1.2", _choice(TLS_VERSIONS), "oldest version spoken: 1.2 or 1.3", group="edge", metavar="VERSION"
+    )
+    tls_alpn: tuple[str, ...] = _option(
+        (), _alpn, "protocol offered by ALPN; repeatable", group="edge", metavar="NAME", shown="none", many=True
+    )
+    tls_mode: TlsMode = _option(
+        "implicit", _choice(TLS_MODES), "implicit: from the first byte; starttls: when the handler says so",
+        group="edge", metavar="MODE",
     )  # fmt: skip
 
     user: int | None = _option(
@@ -455,6 +499,9 @@ def _contradictions(settings: Settings) -> list[str]:
             f"--max-connections {settings.max_connections}: this machine allows a process {limit} descriptors "
             f"(ulimit -Hn); raise that, or set at most {max(1, limit - DESCRIPTORS_KEPT)}"
         )
+    if settings.tls_cert is None:
+        changed = [f for f in options() if f.startswith("tls_") and getattr(settings, f) != getattr(Settings, f)]
+        faults += [f"{_flag_of(name)}: means nothing without --tls-cert" for name in changed]
     others = [name for name in ("user", "group") if getattr(settings, name) not in {None, _current(name)}]
     if os.geteuid() != 0:
         faults += [f"--{name}: only root may become somebody else; start as root or drop the option" for name in others]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
+from prefork.connection.tls import Tls, describe, why_it_failed
 from prefork.scoreboard import Field
 from prefork_wire import FrameError, all_taker
 
@@ -119,7 +120,7 @@ class ReplyLink(Link):
         """Close once everything is sent: whatever was whole has been answered already."""
         self._peer_ended = True
         self._transport.close()
-        return True
+        return not self._secure
 
 
 class Connection(Link):
@@ -150,6 +151,12 @@ class Connection(Link):
     def draining(self) -> bool:
         """Whether this worker is about to leave: finish soon, start nothing long."""
         return self._hub.draining
+
+    @property
+    def tls(self) -> Tls | None:
+        """What is known of the connection's TLS; None on a plain one."""
+        wrapped = self._transport.get_extra_info("ssl_object")
+        return describe(wrapped) if wrapped is not None else None
 
     @property
     def local(self) -> str:
@@ -213,6 +220,36 @@ class Connection(Link):
         self._set_decoder(framing.decoder())
         self._decoder.feed(rest)
 
+    async def start_tls(self) -> None:
+        """Speak TLS from here on; what has been sent before leaves in plain text first.
+
+        Raises:
+            ConnectionEnded: the handshake failed, or bytes had come before it: whoever put them there, they were not
+                protected (CVE-2011-0411 and its many followers).
+            RuntimeError: the server has no certificate, or the connection is secure already.
+        """
+        hub = self._hub
+        if hub.tls is None or self._secure:
+            raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
+        self._flush()
+        if self._decoder.buffered:
+            self._over = "bytes came between STARTTLS and the handshake"
+            raise ConnectionEnded(self._over)
+        try:
+            transport = await hub.loop.start_tls(
+                self._transport, self, hub.tls, server_side=True,
+                ssl_handshake_timeout=hub.handshake_timeout, ssl_shutdown_timeout=self.limits.close,
+            )  # fmt: skip
+        except OSError as error:
+            self._over = f"the TLS handshake failed: {why_it_failed(error)}"
+            raise ConnectionEnded(self._over) from error
+        if transport is None:
+            self._over = "the peer closed in the TLS handshake"
+            raise ConnectionEnded(self._over)
+        self._secure = True
+        self._transport = transport
+        transport.set_write_buffer_limits(high=hub.write_high_water)
+
     def set_timeouts(
         self, *, idle: float | None = None, frame: float | None = None, write: float | None = None
     ) -> None:
@@ -264,12 +301,12 @@ class Connection(Link):
 
     def eof_received(self) -> bool:
         """Tell the handler, after what came before; replies can still be sent."""
-        super().eof_received()
+        stays = super().eof_received()
         if not self._over and not self._decoder.buffered:
             self.end("the peer closed")
         elif self._waiter is not None:
             self.end("the peer closed in the middle of a frame")
-        return True
+        return stays
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the handler that nobody is there."""

@@ -21,6 +21,7 @@ from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from prefork.scoreboard import Row
@@ -37,13 +38,23 @@ _ids = itertools.count(1)
 class Hub:
     """What the connections of one worker share. `now` is the monotonic clock as of the last tick."""
 
-    def __init__(self, settings: Settings, framing: Framing, row: Row, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        framing: Framing,
+        row: Row,
+        loop: asyncio.AbstractEventLoop,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.framing = framing
         self.framed = edge.Answers(framing).framed
         self.cells = row.cells
         self.loop = loop
         self.limits = edge.limits(settings)
         self.write_high_water = settings.max_write_buffer
+        self.tls = tls
+        self.secure = tls is not None and settings.tls_mode == "implicit"  # from the first byte
+        self.handshake_timeout = settings.handshake_timeout
         self.links: set[Link] = set()
         self.draining = False
         self.closing = False  # the last part of a drain
@@ -75,6 +86,7 @@ class Link(asyncio.Protocol):
         "_decoder",
         "_hub",
         "_peer_ended",
+        "_secure",
         "_take",
         "_transport",
         "id",
@@ -90,6 +102,7 @@ class Link(asyncio.Protocol):
         self._set_decoder(hub.framing.decoder())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
         self._peer_ended = False
+        self._secure = hub.secure
         self.limits = hub.limits
         self.wait = Wait.FIRST_BYTE
         self.since = hub.now
@@ -132,11 +145,14 @@ class Link(asyncio.Protocol):
         )
 
     def eof_received(self) -> bool:
-        """Note the peer's half-close; the transport stays open for what is still to be sent."""
+        """Note the peer's half-close; the transport stays open for what is still to be sent.
+
+        Not so with TLS: there the event loop closes both directions at once, behind what has been sent by then.
+        """
         self._peer_ended = True
         if self.wait is Wait.CLOSE:
             self._transport.close()
-        return True
+        return not self._secure
 
     def is_quiet(self, now: float) -> bool:
         """Say whether a draining worker may close this now: nothing begun, nothing to send, and nothing for a while."""
@@ -177,6 +193,9 @@ class Link(asyncio.Protocol):
                 borrowed.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             except BlockingIOError:
                 self.wait, self.since = Wait.CLOSE, self._hub.now
+                if self._secure:
+                    self._transport.close()
+                    return
                 with contextlib.suppress(OSError):
                     borrowed.shutdown(socket.SHUT_WR)
             except OSError:
@@ -203,6 +222,9 @@ class Link(asyncio.Protocol):
         # a paused transport would never see the peer's close
         with contextlib.suppress(RuntimeError):
             self._transport.resume_reading()
+        if self._secure:  # sends what is left and TLS's own end, and waits for the peer's
+            self._transport.close()
+            return
         try:
             self._transport.write_eof()
         except (OSError, RuntimeError):  # the peer is gone already

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from prefork.connection import replies
 from prefork.connection.aio import Connection, ReplyLink
-from prefork.connection.edge import QUEUE_QUIET
+from prefork.connection.edge import LINGER, QUEUE_QUIET, peer_name
 from prefork.connection.link import Hub, Link
-from prefork.log import LOGGER
+from prefork.connection.tls import why_it_failed
+from prefork.log import LOGGER, fields
 from prefork.scoreboard import Field, Phase
 from prefork.worker import orders
 from prefork.worker.accept import Acceptor
@@ -59,7 +60,7 @@ def _new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
 async def _serve(post: Post, service: Service) -> None:
     loop = asyncio.get_running_loop()
     async with _lifespan(service):
-        hub = Hub(post.settings, service.framing, post.row, loop)
+        hub = Hub(post.settings, service.framing, post.row, loop, post.plan.tls)
         worker = _Worker(post, hub, _link_factory(hub, service, post.settings.threads))
         worker.start()
         await worker.told.wait()
@@ -104,6 +105,7 @@ class _Worker:
         on_uvloop = type(hub.loop).__module__.startswith("uvloop")
         self._adopt: Callable[[int, socket.socket], Any] = _Accepted() if on_uvloop else _as_socket
         self._acceptor = Acceptor(post, self._loop, self._take)
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._tick_s = TICK
         self.order = Order.SERVE
         self.told = asyncio.Event()
@@ -169,6 +171,11 @@ class _Worker:
         `connection_made`, which stands in the loop's queue before the call that ends it here. A task for that would be
         a tenth of what a connection costs.
         """
+        if self._hub.secure:
+            handshake = self._loop.create_task(self._shake_hands(fd, listener, address))
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
+            return
         sock = self._adopt(fd, listener)
         joining = self._loop.connect_accepted_socket(lambda: self._factory(address), sock)
         try:
@@ -179,6 +186,20 @@ class _Worker:
             LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)
             return
         self._loop.call_soon(_finish, joining)
+
+    async def _shake_hands(self, fd: int, listener: socket.socket, address: object) -> None:
+        """Make a TLS connection of an accepted descriptor, beside accepting others."""
+        hub = self._hub
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._factory(address), _as_socket(fd, listener), ssl=hub.tls,
+                ssl_handshake_timeout=hub.handshake_timeout, ssl_shutdown_timeout=LINGER,
+            )  # fmt: skip
+        except OSError as error:
+            hub.cells[Field.CONNECTIONS] -= 1
+            hub.cells[Field.ERRORS] += 1
+            hub.released()
+            LOGGER.warning("a TLS handshake failed: %s", why_it_failed(error), extra=fields(peer=peer_name(address)))
 
 
 def _as_socket(fd: int, _listener: socket.socket) -> socket.socket:

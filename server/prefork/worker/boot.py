@@ -39,6 +39,8 @@ def run(post: Post) -> int:
         prctl.die_with_parent(post.master)
         service = post.plan.service or import_target(post.settings.target)
         model = service.model(post.settings.model)
+        if post.plan.tls is not None and model != "async":
+            raise TargetError(f"--tls-cert: TLS needs --model async so far; {service.name} runs in {model} workers")  # noqa: TRY301
         if model == "async":
             from prefork.worker.aio import serve  # noqa: PLC0415 - each worker loads its own model alone
         elif model == "threads":

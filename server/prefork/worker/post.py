@@ -13,6 +13,7 @@ from prefork.scoreboard import Field, Phase
 
 if TYPE_CHECKING:
     import socket
+    import ssl
 
     from prefork.listener import Listener
     from prefork.log import LogHandler
@@ -32,6 +33,7 @@ class Plan:
 
     settings: Settings
     service: Service | None
+    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True)
