@@ -181,6 +181,7 @@ BROKEN_SETTINGS = {
     "settings that are no TOML": ("workers = [", "not TOML"),
     "a setting out of range": ("workers = 0", "workers"),
     "an unknown setting": ("wrokers = 2", "wrokers"),
+    "a bad certificate": ('tls-cert = "bad.pem"', "bad.pem"),
     "a log nobody can write": ('log-file = "/nowhere/at/all.log"', "/nowhere/at"),
 }
 
@@ -189,6 +190,7 @@ BROKEN_SETTINGS = {
 def test_row_13_reload_onto_what_is_broken_changes_nothing_and_says_why(
     start: Callable[..., Server], module: Callable[..., str], row: Row, tmp_path: Path
 ) -> None:
+    (tmp_path / "bad.pem").write_text("-----BEGIN CERTIFICATE-----\nbroken\n-----END PRIVATE KEY-----\n")
     settings = tmp_path / "prefork.toml"
     settings.write_text('workers = 2\nboot-timeout = 1.5\nbind = "127.0.0.1:0"\n')
     kept = settings.read_text()
