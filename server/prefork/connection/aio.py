@@ -6,8 +6,7 @@ The path from bytes to reply in `ReplyLink` holds no task, no future and no stre
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
@@ -17,7 +16,8 @@ from prefork.scoreboard import Field
 from prefork_wire import FrameError, all_taker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    import asyncio
+    from collections.abc import Callable, Coroutine, Sequence
 
     from prefork_wire import Framing
 
@@ -132,7 +132,7 @@ class Connection(Link):
 
     __slots__ = ("_encode", "_handler", "_out", "_over", "_paused", "_room", "_scheduled", "_taken", "_task", "_waiter")
 
-    def __init__(self, hub: Hub, address: object, handler: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(self, hub: Hub, address: object, handler: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
         super().__init__(hub, address)
         self._handler = handler
         self._encode = hub.framing.encode
@@ -179,7 +179,7 @@ class Connection(Link):
             StopAsyncIteration: the conversation is over.
         """
         frame = None if self._over else self._pop()
-        if frame is None and (frame := await self._wait_for_frame()) is None:
+        if frame is None and ((waiter := self._begin_to_wait()) is None or (frame := await waiter) is None):
             raise StopAsyncIteration
         return frame
 
@@ -190,7 +190,7 @@ class Connection(Link):
             ConnectionEnded: the conversation is over, and why.
         """
         frame = None if self._over else self._pop()
-        if frame is None and (frame := await self._wait_for_frame()) is None:
+        if frame is None and ((waiter := self._begin_to_wait()) is None or (frame := await waiter) is None):
             raise ConnectionEnded(self._over)
         return frame
 
@@ -274,9 +274,15 @@ class Connection(Link):
     # What the event loop calls. --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the handler."""
+        """Start the handler: its own coroutine is all there is of a task, for a thousand idle ones cost memory."""
         super().connection_made(transport)
-        self._task = self._hub.loop.create_task(self._run())
+        try:
+            self._task = self._hub.loop.create_task(self._handler(self))
+        except TypeError as error:  # it takes other arguments
+            self._failed(error)
+            self._finish()
+        else:
+            self._task.add_done_callback(self._ended)
 
     def data_received(self, data: bytes) -> None:
         """Give a waiting handler its frame, or keep the bytes, up to a bound."""
@@ -360,8 +366,8 @@ class Connection(Link):
                 self.wait, self.since = _HANDLER, self._hub.now
         return frame
 
-    async def _wait_for_frame(self) -> bytes | None:
-        """Return the next frame when it comes, or None at the end, with the reason in `_over`."""
+    def _begin_to_wait(self) -> asyncio.Future[bytes | None] | None:
+        """Return what will be the next frame, or None at the end; nothing will come now or then: `_over` says why."""
         # bytes that came before the peer's close have been served; after any other end nothing is
         if self._over:
             return None
@@ -379,7 +385,7 @@ class Connection(Link):
         if self.wait is not Wait.FIRST_BYTE:
             self.wait, self.since = Wait.FRAME if held else Wait.NEXT, self._hub.now
         self._waiter = self._hub.loop.create_future()
-        return await self._waiter
+        return self._waiter
 
     def _flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken."""
@@ -393,14 +399,11 @@ class Connection(Link):
             if not self._transport.is_closing():
                 self._write(data)
 
-    async def _run(self) -> None:
-        try:
-            await self._handler(self)
-        except (ConnectionEnded, asyncio.CancelledError):
-            pass
-        except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Close in order what the handler has left open: it returned, raised, or was cancelled."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ConnectionEnded):  # a handler may let an end pass: no failure
             self._failed(error)
-        finally:
-            self._flush()
-            self._over = self._over or "the handler returned"
-            self._finish()
+        self._flush()
+        self._over = self._over or "the handler returned"
+        self._finish()

@@ -69,10 +69,15 @@ class Hub:
             link.since = self.now
 
     def sweep(self) -> None:
-        """Close what has outlasted its limit and, in a draining worker, what has become quiet."""
-        now = self.now = time.monotonic()
+        """Close what has outlasted its limit and, in a draining worker, what has become quiet.
+
+        A wait may have begun just before this tick and bear the time of the one before it: limits are measured by
+        that, so that no peer is closed early.
+        """
+        before, now = self.now, time.monotonic()
+        self.now = now
         for link in tuple(self.links):
-            if now - link.since > link.limits[link.wait]:
+            if before - link.since > link.limits[link.wait]:
                 link.expire()
             elif self.draining and link.is_quiet(now):
                 link.retire()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import Executor
 
     from prefork.connection.aio import Connection
@@ -29,7 +29,7 @@ def in_pool(handler: Callable[[bytes], bytes | None], pool: Executor) -> AsyncRe
     return reply
 
 
-def dialogue(reply: AsyncReply, concurrency: int) -> Callable[[Connection], Awaitable[None]]:
+def dialogue(reply: AsyncReply, concurrency: int) -> Callable[[Connection], Coroutine[Any, Any, None]]:
     """Return the dialogue that answers each frame by `reply`, at most `concurrency` of a connection at once."""
     if concurrency > 1:
         return lambda conn: _side_by_side(conn, reply, concurrency)

@@ -6,6 +6,7 @@ known of the workers is in `pool`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -30,7 +31,7 @@ from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
 from prefork.worker import boot
-from prefork.worker.post import FAILED, READY, Plan, Post
+from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Plan, Post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,7 +291,7 @@ class Master:
     def _on_channel(self, worker: Worker) -> None:
         channel = self._channels[worker.pid]
         try:
-            said = channel.recv(4096)
+            said = channel.recv(SAID_AT_MOST)
         except BlockingIOError:
             return
         except OSError:
@@ -302,10 +303,17 @@ class Master:
                 self._pool.ready(worker, time.monotonic())
                 LOGGER.info("%s is ready", worker)
             elif line.startswith(FAILED):
-                why = line.removeprefix(FAILED).decode("utf-8", "replace").strip()
-                self._pool.never_ready(worker, why, hopeless=True)
+                self._on_failed(worker, line.removeprefix(FAILED))
             else:
                 LOGGER.warning("%s said something unknown", worker)  # it is all gossip: never trusted, never fatal
+
+    def _on_failed(self, worker: Worker, told: bytes) -> None:
+        try:
+            why, trace = map(str, json.loads(told))
+        except ValueError:
+            why, trace = "the worker said something unknown", ""
+        if self._pool.never_ready(worker, why, hopeless=True):  # once, for the target's author
+            LOGGER.debug("%s could not be made ready", worker, extra={"trace": trace})
 
     def _command(self, asker: Asker, request: dict[str, Any]) -> None:
         match request:

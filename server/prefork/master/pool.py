@@ -192,17 +192,20 @@ class Pool:
         slot.not_before = now + self._delay(slot.failures)
         return True
 
-    def never_ready(self, worker: Worker, why: str, *, hopeless: bool) -> None:
+    def never_ready(self, worker: Worker, why: str, *, hopeless: bool) -> bool:
         """Note why a worker that has never been ready will not be, if its generation is the one that matters now.
 
-        A generation that is being tried is not believed at once: the end of any worker of it counts.
+        A generation that is being tried is not believed at once: the end of any worker of it counts. Say whether this
+        is news.
         """
         if self.candidate is not None:
             matters = worker.generation == self.candidate
         else:
             matters = worker.ready_at is None and worker.generation == self.generation
-        if matters and not self.hopeless:  # its own word for it is better than how it ended afterwards
+        news = matters and not self.hopeless  # its own word for it is better than how it ended afterwards
+        if news:
             self.failure, self.hopeless = why, hopeless
+        return news
 
     def try_generation(self) -> int:
         """Begin a reload: return the number of the generation that is to be tried."""

@@ -49,9 +49,7 @@ def run(post: Post) -> int:
             from prefork.worker.sync import serve  # noqa: PLC0415
         serve(post, service)
     except TargetError as error:
-        if post.slot == 0:  # once per generation, for the target's author; everybody else reads the one line
-            LOGGER.debug("%s: the target did not load", post, exc_info=error.__cause__)
-        post.say_failed(str(error))
+        post.say_failed(str(error), error.__cause__)
         return NEVER_READY
     return LEFT
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -23,8 +25,13 @@ if TYPE_CHECKING:
 
 READY: Final = b"ready\n"
 FAILED: Final = b"failed "
+"""Followed by a JSON list of the reason and the traceback."""
+
+SAID_AT_MOST: Final = 1 << 16
+"""Bytes that a worker says in its life, and more than that."""
 
 _MAX_REASON: Final = 1024
+_MAX_TRACE: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,12 @@ class Post:
         with contextlib.suppress(OSError):  # a master that is gone is noticed by its end of file
             self.channel.send(READY)
 
-    def say_failed(self, reason: str) -> None:
-        """Tell the master why this worker will never be ready: one line."""
-        line = reason.replace("\n", " ").encode("utf-8", "backslashreplace")[:_MAX_REASON]
+    def say_failed(self, reason: str, cause: BaseException | None) -> None:
+        """Tell the master why this worker will never be ready: one line, and the traceback for whoever asks for it."""
+        trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
+        told = json.dumps([reason.replace("\n", " ")[:_MAX_REASON], trace[-_MAX_TRACE:]])
         with contextlib.suppress(OSError):
-            self.channel.send(FAILED + line + b"\n")
+            self.channel.send(FAILED + told.encode("ascii") + b"\n")
 
     def phase(self, phase: Phase) -> None:
         """Write on the scoreboard what this worker does."""
