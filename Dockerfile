@@ -81,7 +81,7 @@ RUN install --directory --mode 0700 --owner prefork --group prefork /run/prefork
 # A target of your own, module:attribute, is imported from the working directory: mount or COPY it there.
 WORKDIR /srv/prefork
 USER 10001:10001
-ENV PREFORK_BIND=:echo \
+ENV PREFORK_BIND=: \
     PREFORK_CONTROL=/run/prefork/control.sock
 EXPOSE 7
 STOPSIGNAL SIGTERM

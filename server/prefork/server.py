@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from prefork.log import LOGGER
 from prefork.master import control, upgrade
 from prefork.master.loop import Estate, Master
 from prefork.service import import_target
-from prefork.settings import CONTROL_OFF
+from prefork.settings import CONTROL_OFF, OWN_PORT
 from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
@@ -149,12 +150,18 @@ def _replan(first: Plan, settings: Settings) -> Plan:
 
 def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, ...]:
     """Return what to bind: what was asked for, else what was inherited, else loopback and the service's own port."""
-    if settings.bind or inherited:
-        return settings.bind
+    if inherited and not settings.bind:
+        return ()
     built_in = services.find(settings.target)
-    if built_in is None:
-        raise SettingsError([f"--bind is missing: {settings.target} has no port of its own; give HOST:PORT"])
-    return (Address("tcp", host="127.0.0.1", port=built_in.real_port()[0]),)
+    asked = settings.bind or (Address("tcp", host="127.0.0.1", port=OWN_PORT),)
+    if built_in is not None:
+        own = built_in.real_port()[0]
+        return tuple(replace(address, port=own) if address.port == OWN_PORT else address for address in asked)
+    for address in asked:
+        if address.port == OWN_PORT:
+            option = f"--bind '{address}'" if settings.bind else "--bind is missing"
+            raise SettingsError([f"{option}: {settings.target} has no port of its own; give HOST:PORT"])
+    return asked
 
 
 @contextlib.contextmanager

@@ -45,6 +45,9 @@ DESCRIPTORS_KEPT: Final = 64
 
 CONTROL_OFF: Final = "off"
 
+OWN_PORT: Final = ""
+"""In place of a port: the one that the services database gives the service."""
+
 
 class Span(NamedTuple):
     """From how many to how many workers; both the same for a fixed number."""
@@ -96,6 +99,13 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _address(text: str) -> Address:
+    if text.endswith(":") and not text.startswith(("unix:", "fd:")):
+        # parsed with a port in its place, so that the host is held to the same rules
+        return dataclasses.replace(parse_address(text + "0"), port=OWN_PORT)
+    return parse_address(text)
 
 
 def _workers(text: str) -> Span:
@@ -232,7 +242,8 @@ class Settings:
     target: str = ""
 
     bind: tuple[Address, ...] = _option(
-        (), parse_address, "HOST:PORT, [V6]:PORT, :PORT, HOST:SERVICE, unix:/PATH or fd://N; repeatable",
+        (), _address, "HOST:PORT, [V6]:PORT, :PORT, HOST:SERVICE, unix:/PATH or fd://N; HOST: alone, or a mere colon, "
+        "means the service's own port; repeatable",
         group="binding", metavar="ADDRESS", shown="loopback and the service's own port", many=True,
     )  # fmt: skip
     backlog: int = _option(

@@ -54,6 +54,8 @@ def test_services_have_the_ports_of_the_services_database(engine: DockerClient) 
     found = {row["name"]: (row["port"], row["source"]) for row in json.loads(listed)}
     assert found["echo"] == (7, "services database")
     assert found["time"] == (37, "services database")
+    checked = engine.containers.run("prefork", ["check", "greet", "--workers", "1"], remove=True, network_mode="none")
+    assert checked.decode() == "ok: greet on :4000 with 1 async workers\n"  # every interface, and its own port
 
 
 @pytest.fixture

@@ -47,6 +47,11 @@ def test_check_says_what_would_be_served_and_opens_nothing(tmp_path: Path) -> No
     assert (result.returncode, result.stdout) == (0, "ok: echo on 127.0.0.1:7000 with 3 async workers\n")
 
 
+def test_an_address_may_leave_the_port_to_the_service(tmp_path: Path) -> None:
+    result = run("check", "greet", "--bind", ":", "--bind", "[::1]:", "--workers", "1", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "ok: greet on :4000, [::1]:4000 with 1 async workers\n")
+
+
 def test_status_stop_and_scale_find_the_one_server_that_runs(tmp_path: Path) -> None:
     environment = clean_environment(XDG_RUNTIME_DIR=str(tmp_path))
     process = subprocess.Popen(

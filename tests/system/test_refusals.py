@@ -43,6 +43,8 @@ def refused(code: int, *arguments: str, cwd: Path, **env: str) -> list[str]:
         (["echo", "--pidfile", "/no/such/folder/pid"], "--pidfile '/no/such/folder/pid': cannot be made"),
         (["echo", "--config", "missing.toml"], "--config 'missing.toml': No such file"),
         (["app:service"], "--bind is missing: app:service has no port of its own"),
+        (["app:service", "--bind", "[::1]:"], "--bind '[::1]:': app:service has no port of its own; give HOST:PORT"),
+        (["echo", "--bind", "a b:"], "--bind 'a b:'"),
     ],
 )
 def test_usage_is_refused_in_one_line(command: str, arguments: list[str], expected: str, tmp_path: Path) -> None:
