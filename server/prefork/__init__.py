@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from prefork.adapters.listening import Listening
     from prefork.connection import BlockingConnection, Connection, ConnectionEnded
     from prefork.service import Service, conversation, reply
     from prefork_wire import Decoder, Delimited, FixedSize, FrameError, Framing, LengthPrefixed, Lines, Netstring, Raw
@@ -28,6 +29,7 @@ _HOMES = {
         "prefork_wire",
     ),
     **dict.fromkeys(("BlockingConnection", "Connection", "ConnectionEnded"), "prefork.connection"),
+    "Listening": "prefork.adapters.listening",
     **dict.fromkeys(("Service", "conversation", "reply"), "prefork.service"),
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "Framing",
     "LengthPrefixed",
     "Lines",
+    "Listening",
     "Netstring",
     "Raw",
     "Service",

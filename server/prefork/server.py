@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefork import __version__, environment, listener, log, services
+from prefork import __version__, adapters, environment, listener, log, services
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
 from prefork.log import LOGGER
 from prefork.master import control, upgrade
 from prefork.master.loop import Estate, Master
-from prefork.service import import_target
 from prefork.settings import CONTROL_OFF, OWN_PORT
 from prefork.worker.post import Plan
 from prefork_wire.address import Address
@@ -85,12 +84,22 @@ def check(settings: Settings) -> str:
     """
     if settings.chdir is not None:
         os.chdir(settings.chdir)
-    built_in = services.find(settings.target)
-    service = built_in.load() if built_in else import_target(settings.target)
+    service = _load(settings)
     _tls(settings)
     where = ", ".join(map(str, _addresses(settings, environment.listen_fds())))
     model = service.model(settings.model)
-    return f"ok: {settings.target} on {where} with {settings.workers} {model} workers"
+    manner = f" ({service.adapter})" if isinstance(service, adapters.Adapted) else ""
+    return f"ok: {settings.target}{manner} on {where} with {settings.workers} {model} workers"
+
+
+def _load(settings: Settings) -> Service:
+    """Load the target: a built-in service, one of your own, or what an adapter makes of it."""
+    built_in = services.find(settings.target)
+    if built_in is None:
+        return adapters.load(settings.target, settings.adapter)
+    if settings.adapter is not None:
+        raise TargetError(f"--adapter {settings.adapter}: {settings.target} is a built-in service; drop the option")
+    return built_in.load()
 
 
 def _open_log(settings: Settings) -> log.LogHandler:
@@ -105,7 +114,7 @@ def _load_early(settings: Settings) -> Service | None:
     built_in = services.find(settings.target)
     if built_in is None and not settings.preload:
         return None
-    service = built_in.load() if built_in else import_target(settings.target)
+    service = _load(settings)
     model = service.model(settings.model)
     if model == "async":
         with contextlib.suppress(ImportError):
@@ -142,6 +151,10 @@ def _replan(first: Plan, settings: Settings) -> Plan:
         if settings.target != first.settings.target:
             raise SettingsError(
                 [f"TARGET {settings.target!r}: a preloaded target cannot be changed by a reload; restart"]
+            )
+        if settings.adapter != first.settings.adapter:
+            raise SettingsError(
+                [f"--adapter {settings.adapter}: a preloaded target cannot be changed by a reload; restart"]
             )
         LOGGER.warning("the target was preloaded: a reload cannot see changes of its code")
         return Plan(settings, first.service, _tls(settings))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     BlockingDialogue = Callable[[BlockingConnection], None]
     AnyLifespan = Callable[[], contextlib.AbstractContextManager[Any] | contextlib.AbstractAsyncContextManager[Any]]
 
-Kind = Literal["reply", "conversation"]
+Kind = Literal["reply", "conversation", "protocol", "streams", "sockets", "listening"]
 _L = TypeVar("_L", bound="Callable[[], Any]")
 
 
@@ -131,8 +131,8 @@ def _name(handler: Callable[..., Any]) -> str:
     return getattr(handler, "__name__", type(handler).__name__)
 
 
-def import_target(target: str) -> Service:
-    """Import `module:attribute` with the current folder importable, and return the service it names.
+def import_target(target: str) -> object:
+    """Import `module:attribute` with the current folder importable, and return what it names: a service, or not yet.
 
     Raises:
         TargetError: one line with the reason and, where code of the target's failed, its file and line.
@@ -160,11 +160,6 @@ def import_target(target: str) -> Service:
         raise TargetError(f"cannot load {target!r}: it called exit({error.code!r}) at import") from error
     except Exception as error:
         raise TargetError(f"cannot load {target!r}: {_where(error)}") from error
-    if not isinstance(found, Service):
-        raise TargetError(
-            f"cannot load {target!r}: it is a {type(found).__name__}, not a service; decorate a function with "
-            "@reply(...) or @conversation(...)"
-        )
     return found
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Model = Literal["async", "sync", "threads"]
 MODELS: Final[tuple[Model, ...]] = ("async", "sync", "threads")
 
+Adapter = Literal["protocol", "streams", "socketserver", "function", "listening"]
+ADAPTERS: Final[tuple[Adapter, ...]] = ("protocol", "streams", "socketserver", "function", "listening")
+
 TlsVersion = Literal["1.2", "1.3"]
 TLS_VERSIONS: Final[tuple[TlsVersion, ...]] = ("1.2", "1.3")
 TlsMode = Literal["implicit", "starttls"]
@@ -261,6 +264,10 @@ class Settings:
     model: Model | None = _option(
         None, _choice(MODELS), "how a worker serves: async, sync or threads", group="workers", metavar="MODEL",
         shown="what the handler is",
+    )  # fmt: skip
+    adapter: Adapter | None = _option(
+        None, _choice(ADAPTERS), f"what a target is that was not written for prefork: {', '.join(ADAPTERS)}",
+        group="workers", metavar="ADAPTER", shown="by the target itself",
     )  # fmt: skip
     threads: int = _option(
         8, _whole(1, 1024), "connections at once in a worker of the threads model", group="workers", metavar="N"

@@ -17,7 +17,7 @@ FLOORS = (
     {"settings"},
     {"service"},
     {"listener", "connection"},
-    {"services"},
+    {"services", "adapters"},
     {"worker"},
     {"master"},
     {"server"},

@@ -5,17 +5,22 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import itertools
+import os
 import re
 import shutil
 import signal
+import smtplib
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 from prefork_wire import FrameInvalid, FrameTooLarge, FrameTruncated
 from support import clients
+from support.scorecard import FULL
 from support.server import Server, exchange, read_all, read_exactly, run
 from support.waiting import until
 
@@ -66,7 +71,8 @@ def test_docstring_names_a_command_that_loads_the_example(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_docstring_names_a_client(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-    assert re.search(r"^ {4}(nc|telnet|redis-cli|printf .* \| nc) ", docstring, re.MULTILINE)
+    client = r"^ {4}(nc|telnet|curl|ssh|python -m websockets|redis-cli|printf .* \| nc) "
+    assert re.search(client, docstring, re.MULTILINE)
 
 
 # shout.py -------------------------------------------------------------------------------------------------------------
@@ -178,6 +184,231 @@ def test_database_that_cannot_be_opened_is_one_line_and_exit_code_3(tmp_path: Pa
     with Server("lifespan:notebook", tmp_path=tmp_path, cwd=notebook, wait_for="") as server:
         assert server.process.wait(20) == 3
         assert "the lifespan of notebook failed: OperationalError: unable to open database file" in server.log()
+
+
+# memo.py --------------------------------------------------------------------------------------------------------------
+
+
+def test_memo_numbers_the_lines_of_netcat(tmp_path: Path) -> None:
+    with serve("memo:memo", "--workers", "2", tmp_path=tmp_path) as server:
+        heard = clients.ask("nc", "-N", *lines_of(server), stdin=b"milk\nbread\n")
+    assert heard == b"1 milk\n2 bread\n2 in all\n"
+
+
+# upper.py -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["sync", "threads"])
+def test_function_of_a_socket_answers_netcat(tmp_path: Path, model: str) -> None:
+    with serve("upper:handle", "--model", model, "--workers", "2", tmp_path=tmp_path) as server:
+        heard = clients.ask("nc", "-N", *lines_of(server), stdin=b"hello\n")
+    assert heard == b"you are 127.0.0.1\nHELLO\n"
+
+
+# web.py ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["sync", "threads"])
+def test_handler_of_the_standard_library_serves_curl_on_one_connection(tmp_path: Path, model: str) -> None:
+    with serve("web:Hello", "--model", model, "--workers", "1", tmp_path=tmp_path) as server:
+        host, port = lines_of(server)
+        urls = [f"http://{host}:{port}/{name}" for name in ("Ada", "Bob", "")]
+        assert clients.ask("curl", "-sS", *urls) == b"Hello, Ada!\nHello, Bob!\nHello, world!\n"
+        until(lambda: server.status()["totals"]["connections"] == 0, what="the connection has ended")
+        assert server.status()["totals"]["accepted"] == 1  # HTTP/1.1: kept between the requests
+
+
+def test_web_server_of_the_standard_library_needs_no_file_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_bytes(b"x" * 300_000)
+    with Server("http.server:SimpleHTTPRequestHandler", tmp_path=tmp_path, cwd=tmp_path) as server:
+        host, port = lines_of(server)
+        assert clients.ask("curl", "-sS", f"http://{host}:{port}/page.txt") == b"x" * 300_000
+        until(lambda: server.status()["totals"]["bytes_out"] > 300_000, what="the bytes are counted")
+
+
+# smtp.py, by curl and smtplib -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mail_server(tmp_path: Path, *options: str) -> Iterator[Server]:
+    """Run the mail server in a folder with a copy of the example: its mailbox is made beside it."""
+    folder = tmp_path / "post"
+    folder.mkdir()
+    shutil.copy(EXAMPLES / "smtp.py", folder)
+    with Server("smtp:smtp", "--adapter", "protocol", *options, tmp_path=tmp_path, cwd=folder) as server:
+        yield server
+
+
+def mails(tmp_path: Path) -> list[bytes]:
+    """Return every mail that is stored."""
+    return [path.read_bytes() for path in (tmp_path / "post" / "mail" / "new").glob("*")]
+
+
+def test_curl_sends_a_mail(tmp_path: Path) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Subject: from curl\r\n\r\nDear Bob,\r\n.dots and all\r\n", "ascii", newline="")
+    with mail_server(tmp_path, "--workers", "2") as server:
+        host, port = lines_of(server)
+        envelope = ["--mail-from", "ada@example.org", "--mail-rcpt", "bob@example.org"]
+        clients.ask("curl", "-sS", f"smtp://{host}:{port}", *envelope, "--upload-file", str(letter))
+        (mail,) = mails(tmp_path)
+    assert b"Subject: from curl\n" in mail
+    assert mail.endswith(b"Dear Bob,\n.dots and all\n")
+    assert b"X-MailFrom: ada@example.org" in mail
+
+
+def test_smtplib_sends_many_mails_on_one_connection(tmp_path: Path) -> None:
+    with mail_server(tmp_path, "--workers", "2") as server, smtplib.SMTP(*server.address, timeout=10) as client:
+        for number in range(20):
+            client.sendmail("ada@example.org", ["bob@example.org"], f"Subject: {number}\r\n\r\n" + "x\r\n" * 33_334)
+        assert len(mails(tmp_path)) == 20
+        totals = server.status()["totals"]
+        assert (totals["connections"], totals["accepted"], totals["errors"]) == (1, 1, 0)
+        assert totals["bytes_in"] > 20 * 100_000
+
+
+class Senders:
+    """Send numbered letters by smtplib, each once, until at least `count` are on their way and the block has ended."""
+
+    def __init__(self, address: tuple[str, int], count: int) -> None:
+        self._address = address
+        self._count = count
+        self._numbers = itertools.count()
+        self._enough = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(8)]
+        self.accepted: list[int] = []
+        self.unknown: list[int] = []  # the connection broke: nobody knows the letter's fate, and it is not sent again
+        self.refused: list[Exception] = []
+        self.broken: list[Exception] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            thread.join(120)
+
+    def wait_for(self, more: int) -> None:
+        """Wait until so many more letters are accepted."""
+        wanted = len(self.accepted) + more
+        until(lambda: len(self.accepted) >= wanted, 60, what=f"{more} more letters are accepted")
+
+    def _run(self) -> None:
+        while not self._enough.is_set() or len(self.accepted) < self._count:
+            try:
+                # left without a word at its end, as some clients do
+                with contextlib.closing(smtplib.SMTP(*self._address, timeout=20)) as client:
+                    for _ in range(5):
+                        self._send(client, next(self._numbers))
+            except OSError as error:  # in the middle of a letter, or before there was one
+                self.broken.append(error)
+
+    def _send(self, client: smtplib.SMTP, number: int) -> None:
+        letter = f"Subject: letter {number:06}\r\n\r\nx"
+        try:
+            client.sendmail("ada@example.org", ["bob@example.org"], letter)
+        except smtplib.SMTPServerDisconnected:
+            self.unknown.append(number)
+            raise
+        except smtplib.SMTPException as error:  # an OSError, too
+            self.refused.append(error)
+        except OSError:
+            self.unknown.append(number)
+            raise
+        else:
+            self.accepted.append(number)
+
+
+def test_every_accepted_mail_is_stored_through_a_reload_and_a_kill(tmp_path: Path) -> None:
+    count = 2000 if FULL else 400
+    with mail_server(tmp_path, "--workers", "4") as server:
+        with Senders(server.address, count) as senders:
+            senders.wait_for(count // 4)
+            before = server.workers()
+            assert server.ask(command="reload").get("ok")
+            until(lambda: not set(before.values()) & server.processes(), 20, what="the old workers have left")
+            assert not senders.broken, "the reload broke a connection"
+            senders.wait_for(count // 4)
+            os.kill(server.workers()[0], signal.SIGKILL)
+            senders.wait_for(count // 4)
+        until(lambda: server.has_replaced(1), 20, what="the killed worker is replaced")
+        stored = [int(found[1]) for mail in mails(tmp_path) if (found := re.search(rb"letter (\d{6})", mail))]
+        assert server.stop(timeout=30) == 0
+    assert not senders.refused
+    assert len(senders.unknown) <= 8, "no more than one letter for each connection"
+    assert len(senders.accepted) >= count
+    assert len(stored) == len(set(stored)), "a letter is stored twice"
+    assert set(senders.accepted) <= set(stored) <= {*senders.accepted, *senders.unknown}
+
+
+# chat.py, by websockets' own client -----------------------------------------------------------------------------------
+
+
+def chat_client(server: Server) -> clients.Dialogue:
+    host, port = server.address
+    return clients.Dialogue(sys.executable, "-m", "websockets", f"ws://{host}:{port}")
+
+
+def test_websocket_client_talks_and_is_told_of_the_reload(tmp_path: Path) -> None:
+    with serve("chat:serve", "--workers", "2", tmp_path=tmp_path) as server:
+        with chat_client(server) as client:
+            client.hear("Connected")
+            client.say("hello")
+            client.hear("HELLO")
+            assert server.status()["totals"]["connections"] == 1
+            assert server.ask(command="reload").get("ok")
+            client.hear("1001 (going away)")  # the library's own words, not a connection that broke
+        with chat_client(server) as client:
+            client.hear("Connected")
+            client.say("again")
+            client.hear("AGAIN")
+        totals = server.status()["totals"]
+        assert (totals["accepted"], totals["requests"]) == (2, 2)
+        assert server.stop() == 0
+
+
+# ssh.py, by OpenSSH ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ssh_home(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the example and a key that may come in."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(EXAMPLES / "ssh.py", folder)
+    clients.ask("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id"))
+    (folder / "id.pub").rename(folder / "authorized_keys")
+    return folder
+
+
+def ssh_options(server: Server, home: Path) -> list[str]:
+    known = ["-o", f"UserKnownHostsFile={home}/known_hosts", "-o", "StrictHostKeyChecking=accept-new"]
+    return ["-F", "none", *known, "-o", "BatchMode=yes", "-i", f"{home}/id", "-p", lines_of(server)[1], "127.0.0.1"]
+
+
+def test_openssh_meets_the_same_host_in_every_worker(tmp_path: Path, ssh_home: Path) -> None:
+    with Server("ssh:serve", "--workers", "2", tmp_path=tmp_path, cwd=ssh_home) as server:
+        for word in ("one", "two", "three"):
+            assert clients.ask("ssh", *ssh_options(server, ssh_home), word).decode() == f"you said: {word}\n"
+        assert server.status()["totals"]["accepted"] == 3
+        assert server.stop() == 0
+
+
+def test_open_session_is_served_to_its_end_by_a_worker_that_retires(tmp_path: Path, ssh_home: Path) -> None:
+    with Server("ssh:serve", "--workers", "1", tmp_path=tmp_path, cwd=ssh_home) as server:
+        with clients.Dialogue("ssh", *ssh_options(server, ssh_home), "cat") as session:
+            session.hear("you said: cat")
+            assert server.ask(command="reload").get("ok")
+            assert clients.ask("ssh", *ssh_options(server, ssh_home), "new").decode() == "you said: new\n"
+            session.say("still here")
+            assert session.process.stdin is not None
+            session.process.stdin.close()
+            session.hear("still here")
+            assert session.ended() == 0
+        assert server.stop() == 0
 
 
 # resp.py, by Redis's own clients --------------------------------------------------------------------------------------

@@ -314,6 +314,44 @@ def test_starttls_begins_in_the_middle_and_takes_nothing_that_came_before_it(
         assert "Traceback" not in server.log()
 
 
+ADAPTED = """
+    import asyncio
+
+    class Upper(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data.upper())
+
+    async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            writer.write(data.upper())
+            await writer.drain()
+"""
+
+
+@pytest.mark.parametrize("attribute", ["Upper", "streams"])
+def test_what_already_exists_speaks_tls_too(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, attribute: str
+) -> None:
+    options = ["--workers", "1", *authority.options, "--drain-timeout", "3"]
+    with start(module(ADAPTED).replace("service", attribute), *options) as server:
+        for _ in range(2):
+            sock = connect(server, authority.client())
+            assert ask(sock, b"bye") == b"BYE"
+            sock.unwrap().close()  # waits for the server's own close
+        with connect(server, authority.client()) as sock:
+            assert ask(sock, b"kept") == b"KEPT"
+            assert run("reload", "--control", server.control).returncode == 0
+            sock.settimeout(10)
+            assert sock.recv(100) == b""  # a cut-off would raise
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 0
+        assert "Traceback" not in server.log()
+        assert "returning true" not in server.log()
+
+
 def test_the_end_of_a_client_that_only_asks_is_clean(
     start: Callable[..., Server], module: Callable[..., str], authority: Authority
 ) -> None:

@@ -259,32 +259,36 @@ class BlockingConnection:
             raise ConnectionEnded(self._over) from error
 
     def _poll(self, events: int, deadline: float, *, wake: bool = False) -> bool:
-        """Wait for the socket until `deadline`; False at that, or, if `wake`, when the worker begins to drain."""
-        fd = self._socket.fileno()
-        poll = select.poll()
-        poll.register(fd, events)
-        others = tuple(self._wakes.wake_fds)
-        for other in others:
-            poll.register(other, select.POLLIN)
-        before = self._wakes.draining
-        while True:
-            left = deadline - time.monotonic()
-            ready = poll.poll(max(0.0, min(left, BEAT)) * 1000)
-            if any(number == fd for number, _ in ready):
-                return True
-            self._wakes.woken()
-            if self._wakes.draining and not before:
-                if wake:
-                    return False
-                for other in others:
-                    poll.unregister(other)
-                before = True
-            if left <= 0:
+        return wait_for(self._socket.fileno(), events, deadline, self._wakes, wake=wake)
+
+
+def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool = False) -> bool:
+    """Wait for a socket until `deadline`; False at that, or, if `wake`, when the worker begins to drain."""
+    poll = select.poll()
+    poll.register(fd, events)
+    others = tuple(wakes.wake_fds)
+    for other in others:
+        poll.register(other, select.POLLIN)
+    before = wakes.draining
+    while True:
+        left = deadline - time.monotonic()
+        ready = poll.poll(max(0.0, min(left, BEAT)) * 1000)
+        if any(number == fd for number, _ in ready):
+            return True
+        wakes.woken()
+        if wakes.draining and not before:
+            if wake:
                 return False
+            for other in others:
+                poll.unregister(other)
+            before = True
+        if left <= 0:
+            return False
 
 
-def serve(conn: BlockingConnection, service: Service) -> None:
+def serve(sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes) -> None:
     """Serve one connection to its end with a blocking service, and close it: steps 6 and 7 of a server program."""
+    conn = BlockingConnection(sock, service.framing, limits, row, wakes)
     try:
         if service.kind == "conversation":
             service.handler(conn)

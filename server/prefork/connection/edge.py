@@ -37,6 +37,16 @@ CLOSING: Final = 1 / 3
 FIRST_QUIET: Final = 1.0
 """The same for a connection that has not sent anything yet: its first request may still be on its way."""
 
+PAUSE: Final = 5.0
+"""Seconds without a byte either way after which a draining worker takes a connection of opaque bytes for idle, at most.
+
+Where frames are unknown, a pause may be the gap between two requests or one in the middle of a message: a mail client
+that scans an attachment, a person who types. It is as much as `PAUSE_PART` of the drain allows.
+"""
+
+PAUSE_PART: Final = 1 / 6
+"""How much of the drain timeout such a pause may take."""
+
 RECEIVE_SIZE: Final = 1 << 16
 """Bytes read from a blocking socket at once, and how far reading goes ahead of a handler that does not take frames."""
 
@@ -68,6 +78,7 @@ class Limits(NamedTuple):
     write: float
     handler: float = math.inf
     close: float = LINGER
+    pause: float = PAUSE  # no wait's, but a drain's: see `silence`
 
     def changed(self, idle: float | None, frame: float | None, write: float | None) -> Limits:
         """Return these limits with those that are given replaced; one for the next frame counts for the first byte too.
@@ -87,7 +98,27 @@ class Limits(NamedTuple):
 
 def limits(settings: Settings) -> Limits:
     """Return the limits that the settings give every connection."""
-    return Limits(settings.first_byte_timeout, settings.frame_timeout, settings.idle_timeout, settings.write_timeout)
+    return Limits(
+        settings.first_byte_timeout,
+        settings.frame_timeout,
+        settings.idle_timeout,
+        settings.write_timeout,
+        pause=min(PAUSE, settings.drain_timeout * PAUSE_PART),
+    )
+
+
+def silence(limits: Limits, *, owes: bool, closing: bool) -> float:
+    """Return the seconds without a byte after which a draining worker ends a connection of opaque bytes; inf: not yet.
+
+    Args:
+        limits: the connection's.
+        owes: the last bytes came from the peer. The service is at work, or the rest of a message is still to come: only
+            the last part of the drain ends that. If the last bytes went out, it is the peer's turn to begin something.
+        closing: the last part of the drain has come.
+    """
+    if owes:
+        return limits.pause if closing else math.inf
+    return min(QUIET, limits.pause) if closing else limits.pause
 
 
 SLOW_AT: Final = {

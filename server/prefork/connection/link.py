@@ -65,8 +65,9 @@ class Hub:
         """Let connections end: what counts as quiet begins now, whatever the last tick's clock said of each."""
         self.draining = True
         self.now = time.monotonic()
-        for link in self.links:
+        for link in tuple(self.links):
             link.since = self.now
+            link.told()
 
     def sweep(self) -> None:
         """Close what has outlasted its limit and, in a draining worker, what has become quiet.
@@ -158,6 +159,9 @@ class Link(asyncio.Protocol):
         if self.wait is Wait.CLOSE:
             self._transport.close()
         return not self._secure
+
+    def told(self) -> None:
+        """Hear that the worker drains; most need not, they are ended when they are quiet."""
 
     def is_quiet(self, now: float) -> bool:
         """Say whether a draining worker may close this now: nothing begun, nothing to send, and nothing for a while."""

@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from prefork.adapters.protocol import ProtocolLink
+from prefork.adapters.streams import StreamsLink
 from prefork.connection import replies
 from prefork.connection.aio import Connection, ReplyLink
 from prefork.connection.edge import LINGER, QUEUE_QUIET, peer_name
@@ -45,11 +47,12 @@ def serve(post: Post, service: Service) -> None:
     Raises:
         TargetError: the service's lifespan could not be entered.
     """
-    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+    with asyncio.Runner(loop_factory=new_loop()) as runner:
         runner.run(_serve(post, service))
 
 
-def _new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+def new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the event loop of a worker: uvloop's, or where that is not installed the standard one."""
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
@@ -63,7 +66,7 @@ async def _serve(post: Post, service: Service) -> None:
         hub = Hub(post.settings, service.framing, post.row, loop, post.plan.tls)
         worker = _Worker(post, hub, _link_factory(hub, service, post.settings.threads))
         worker.start()
-        await worker.told.wait()
+        await worker.ear.told.wait()
         post.phase(Phase.DRAINING)
         await worker.drain(post.drain_deadline())
 
@@ -85,6 +88,10 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
 
 def _link_factory(hub: Hub, service: Service, threads: int) -> Callable[[object], Link]:
     handler = service.handler
+    if service.kind == "protocol":
+        return lambda address: ProtocolLink(hub, address, handler)
+    if service.kind == "streams":
+        return lambda address: StreamsLink(hub, address, handler)
     if service.kind == "reply":
         if not service.is_async and not service.blocking:
             return lambda address: ReplyLink(hub, address, handler)
@@ -92,6 +99,35 @@ def _link_factory(hub: Hub, service: Service, threads: int) -> Callable[[object]
             handler = replies.in_pool(handler, ThreadPoolExecutor(threads, "prefork-blocking"))
         handler = replies.dialogue(handler, service.concurrency)
     return lambda address: Connection(hub, address, handler)
+
+
+class Ear:
+    """The orders of a worker with an event loop: its signals, and the end of file that says the master is dead."""
+
+    def __init__(self, post: Post, loop: asyncio.AbstractEventLoop) -> None:
+        self._post = post
+        self._loop = loop
+        self.order = Order.SERVE
+        self.told = asyncio.Event()
+
+    def open(self) -> None:
+        """Begin to hear."""
+        for number, order in orders.SIGNALS.items():
+            self._loop.add_signal_handler(number, self._hear, order)
+        self._loop.add_signal_handler(signal.SIGUSR1, orders.reopen_log, self._post)
+        self._post.channel.setblocking(False)
+        self._loop.add_reader(self._post.channel.fileno(), self._channel_readable)
+
+    def _hear(self, order: Order) -> None:
+        self.order = max(self.order, order)
+        self.told.set()
+
+    def _channel_readable(self) -> None:
+        if not orders.is_orphan(self._post):
+            return
+        self._loop.remove_reader(self._post.channel.fileno())
+        LOGGER.warning("%s: the master is gone; draining", self._post)
+        self._hear(orders.MASTER_DIED)
 
 
 class _Worker:
@@ -107,19 +143,14 @@ class _Worker:
         self._acceptor = Acceptor(post, self._loop, self._take)
         self._handshakes: set[asyncio.Task[None]] = set()
         self._tick_s = TICK
-        self.order = Order.SERVE
-        self.told = asyncio.Event()
+        self.ear = Ear(post, self._loop)
         hub.released = self._acceptor.released
 
     def start(self) -> None:
         """Hear orders, beat, accept; say so from inside the loop."""
         for listener in self._post.listeners:
             listener.socket.setblocking(False)  # sync workers of an older generation may have set it otherwise
-        for number, order in orders.SIGNALS.items():
-            self._loop.add_signal_handler(number, self._hear, order)
-        self._loop.add_signal_handler(signal.SIGUSR1, orders.reopen_log, self._post)
-        self._post.channel.setblocking(False)
-        self._loop.add_reader(self._post.channel.fileno(), self._channel_readable)
+        self.ear.open()
         self._acceptor.open()
         self._tick()
         self._loop.call_soon(self._post.say_ready)
@@ -129,11 +160,11 @@ class _Worker:
         hub, acceptor = self._hub, self._acceptor
         hub.begin_to_drain()
         began, closing = time.monotonic(), self._post.closing_time(deadline)
-        while (now := time.monotonic()) < deadline and self.order is not Order.QUIT:
+        while (now := time.monotonic()) < deadline and self.ear.order is not Order.QUIT:
             hub.closing = now >= closing
             empty = now - max(began, acceptor.last) >= QUEUE_QUIET and not acceptor.full
             # whoever would come in at the very end could not be served to theirs
-            if self.order is Order.RETIRE or empty or hub.closing:
+            if self.ear.order is Order.RETIRE or empty or hub.closing:
                 acceptor.close()
             if acceptor.closed and not hub.cells[Field.CONNECTIONS]:
                 return
@@ -147,17 +178,6 @@ class _Worker:
         for link in tuple(hub.links):
             link.cancel()
         await asyncio.sleep(0)  # cancelled handlers run their last steps
-
-    def _hear(self, order: Order) -> None:
-        self.order = max(self.order, order)
-        self.told.set()
-
-    def _channel_readable(self) -> None:
-        if not orders.is_orphan(self._post):
-            return
-        self._loop.remove_reader(self._post.channel.fileno())
-        LOGGER.warning("%s: the master is gone; draining", self._post)
-        self._hear(orders.MASTER_DIED)
 
     def _tick(self) -> None:
         self._post.row.beat()

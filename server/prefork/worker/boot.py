@@ -12,15 +12,18 @@ import pwd
 import resource
 from typing import TYPE_CHECKING, Final
 
-from prefork import prctl
+from prefork import adapters, prctl
 from prefork.errors import TargetError
 from prefork.log import LOGGER
-from prefork.service import import_target
 from prefork.settings import DESCRIPTORS_KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import Callable, Iterator
 
+    from prefork.connection.blocking import Wakes
+    from prefork.connection.edge import Limits
+    from prefork.scoreboard import Row
     from prefork.service import Service
     from prefork.settings import Settings
     from prefork.worker.post import Post
@@ -37,12 +40,14 @@ def run(post: Post) -> int:
         _become(post.settings)
         # a worker that is still importing its target cannot read its channel: the kernel tells it
         prctl.die_with_parent(post.master)
-        service = post.plan.service or import_target(post.settings.target)
+        service = post.plan.service or adapters.load(post.settings.target, post.settings.adapter)
         model = service.model(post.settings.model)
-        if post.plan.tls is not None and model != "async":
+        if post.plan.tls is not None and (model != "async" or service.kind == "listening"):
             raise TargetError(f"--tls-cert: TLS needs --model async so far; {service.name} runs in {model} workers")  # noqa: TRY301
-        if model == "async":
-            from prefork.worker.aio import serve  # noqa: PLC0415 - each worker loads its own model alone
+        if service.kind == "listening":
+            from prefork.worker.listening import serve  # noqa: PLC0415 - each worker loads its own model alone
+        elif model == "async":
+            from prefork.worker.aio import serve  # noqa: PLC0415
         elif model == "threads":
             from prefork.worker.threads import serve  # noqa: PLC0415
         else:
@@ -105,3 +110,12 @@ def lifespan_failed(service: Service, error: Exception) -> TargetError:
     """Log a lifespan that raised on entry, with its traceback, and return what to tell the master."""
     LOGGER.error("the lifespan of %s failed", service.name, exc_info=error)
     return TargetError(f"the lifespan of {service.name} failed: {type(error).__name__}: {error}")
+
+
+def server_of_one(service: Service) -> Callable[[socket.socket, Service, Limits, Row, Wakes], None]:
+    """Return what serves one accepted socket to its end, in a blocking worker."""
+    if service.kind == "sockets":
+        from prefork.adapters.sockets import serve  # noqa: PLC0415 - each worker loads its own model alone
+    else:
+        from prefork.connection.blocking import serve  # noqa: PLC0415
+    return serve

@@ -13,12 +13,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
-from prefork.connection.blocking import BlockingConnection
-from prefork.connection.blocking import serve as serve_one
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
-from prefork.worker.boot import blocking_lifespan
+from prefork.worker.boot import blocking_lifespan, server_of_one
 from prefork.worker.orders import Order, Orders
 
 if TYPE_CHECKING:
@@ -36,6 +34,7 @@ def serve(post: Post, service: Service) -> None:
         TargetError: the service's lifespan could not be entered.
     """
     limits = edge.limits(post.settings)
+    serve_one = server_of_one(service)
     with Orders(post) as orders, blocking_lifespan(service):
         accept = _Accept(post, orders)
         post.say_ready(capacity=1)
@@ -43,8 +42,7 @@ def serve(post: Post, service: Service) -> None:
             sock = accept.next()  # step 5: accept
             if sock is None:
                 break
-            conn = BlockingConnection(sock, service.framing, limits, post.row, orders)
-            serve_one(conn, service)  # steps 6 and 7: serve, close
+            serve_one(sock, service, limits, post.row, orders)  # steps 6 and 7: serve, close
             # step 8: back to accept
         post.phase(Phase.DRAINING)
         for listener in post.listeners:

@@ -12,12 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
-from prefork.connection.blocking import BlockingConnection
-from prefork.connection.blocking import serve as serve_one
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
-from prefork.worker.boot import blocking_lifespan
+from prefork.worker.boot import blocking_lifespan, server_of_one
 from prefork.worker.orders import Bell, Order, Orders
 
 if TYPE_CHECKING:
@@ -55,6 +53,7 @@ class _Loop:
         self._orders = orders
         self._bell = Bell()
         self._limits = edge.limits(post.settings)
+        self._serve_one = server_of_one(service)
         self.size = min(post.settings.threads, post.settings.max_connections)
         self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="serve")
         self._busy: set[Future[None]] = set()
@@ -127,7 +126,6 @@ class _Loop:
         cells = self._post.row.cells
         cells[Field.ACCEPTED] += 1
         cells[Field.CONNECTIONS] += 1
-        conn = BlockingConnection(sock, self._service.framing, self._limits, self._post.row, self._bell)
-        future = self._pool.submit(serve_one, conn, self._service)
+        future = self._pool.submit(self._serve_one, sock, self._service, self._limits, self._post.row, self._bell)
         self._busy.add(future)
         future.add_done_callback(lambda _: os.write(self._free, b"."))

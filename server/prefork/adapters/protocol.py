@@ -1,0 +1,342 @@
+"""An `asyncio.Protocol` in an async worker: a link in front of it, and for it a transport that is not the real one.
+
+The link enforces the deadlines, the drain and the orderly close, and counts; the protocol sees what asyncio promises.
+Between the two there is no task, no future and no copy (but one into the buffer of a `BufferedProtocol`).
+
+How a worker that drains ends a protocol, which knows nothing of draining:
+
+- if it has a method `connection_draining()`, that is called, once; the protocol ends by itself then, or at the timeout;
+- else it is ended when quiet: see `edge.silence`. It is told by `connection_lost(Ended)`, never by an end of file;
+- at the drain timeout it is dropped.
+
+`transport.get_extra_info("prefork")` gives the link: `draining`, `id`, `peer`, `set_timeouts`, `count_request`.
+This file never accepts and never reads a frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from prefork.adapters.opaque import Ended
+from prefork.connection.edge import FIRST_QUIET, Wait, silence
+from prefork.connection.link import Hub, Link
+from prefork.scoreboard import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_REQUESTS: Final = int(Field.REQUESTS)
+_BYTES_IN: Final = int(Field.BYTES_IN)
+# members of an enumeration are slow to look up, and these are asked for with every byte
+_FIRST_BYTE: Final = Wait.FIRST_BYTE
+_NEXT: Final = Wait.NEXT
+_READER: Final = Wait.READER
+_HANDLER: Final = Wait.HANDLER
+_CLOSE: Final = Wait.CLOSE
+
+
+class ProtocolLink(Link):
+    """A connection served by a protocol that `make` makes."""
+
+    __slots__ = ("_choked_at", "_feed", "_governs", "_halted", "_inner", "_make", "_outward", "_owes")
+
+    def __init__(self, hub: Hub, address: object, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        super().__init__(hub, address)
+        self._make = make
+        self._outward = Outward(self)
+        self._inner: asyncio.BaseProtocol | None = None
+        self._feed: Callable[[bytes], object] = _drop
+        self._owes = False  # the last bytes came from the peer
+        self._governs = False  # the protocol itself sees to a peer that does not read
+        self._halted = False  # the protocol does not want to be given more
+        self._choked_at = 0  # bytes unsent when the peer was last seen to read
+
+    # What adapted code may use of it. --------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether this worker is about to leave: finish soon, start nothing long."""
+        return self._hub.draining
+
+    def set_timeouts(self, *, idle: float | None = None, write: float | None = None) -> None:
+        """Change this connection's deadlines, in seconds; what is not given stays as it is.
+
+        Raises:
+            ValueError: a limit is not above 0.
+        """
+        self.limits = self.limits.changed(idle, None, write)
+
+    def count_request(self) -> None:
+        """Count one request: only the protocol knows what that is."""
+        self._hub.cells[_REQUESTS] += 1
+
+    # What the event loop calls. --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make the protocol and greet it."""
+        super().connection_made(transport)
+        try:
+            self.adopt(inner := self._make())
+            inner.connection_made(self._outward)
+        except Exception as error:  # noqa: BLE001 - whatever it raises ends this connection alone
+            self._broke(error)
+        if self._hub.draining:
+            self.told()
+
+    def data_received(self, data: bytes) -> None:
+        """Count, note the time, and pass on."""
+        hub = self._hub
+        hub.cells[_BYTES_IN] += len(data)
+        wait = self.wait
+        if wait >= _HANDLER:  # read on only to let the peer close
+            return
+        if wait is not _READER:
+            self.wait, self.since = _NEXT, hub.now
+        self._owes = True
+        try:
+            self._feed(data)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._broke(error)
+
+    def eof_received(self) -> bool:
+        """Pass on; the transport stays open if the protocol says so."""
+        self._peer_ended = True
+        inner = self._inner
+        if self.wait >= _HANDLER or inner is None:
+            self._transport.close()
+            return not self._secure
+        try:
+            if not cast("asyncio.Protocol", inner).eof_received():
+                self.close()
+        except Exception as error:  # noqa: BLE001 - the same
+            self._broke(error)
+        return not self._secure
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the protocol that nobody is there, and leave the accounts."""
+        self._part(exc)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Pass on; where the protocol does not see to it, leave the peer's bytes unread until it reads its own."""
+        if self.wait < _HANDLER:
+            self.wait, self.since = _READER, self._hub.now
+            self._choked_at = self._transport.get_write_buffer_size()
+            if not self._governs:
+                self._transport.pause_reading()
+        self._tell("pause_writing")
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self.wait is _READER:
+            self.wait, self.since = _NEXT, self._hub.now
+            if not self._governs and not self._halted:
+                self._transport.resume_reading()
+        self._tell("resume_writing")
+
+    # What the worker calls. ------------------------------------------------------------------------------------------
+
+    def told(self) -> None:
+        """Tell a protocol that has a method for it."""
+        self._tell("connection_draining")
+
+    def is_quiet(self, now: float) -> bool:
+        """Say whether a draining worker may close this now, by the silence of the connection."""
+        if self.wait not in {_NEXT, _FIRST_BYTE} or self._transport.get_write_buffer_size():
+            return False
+        if hasattr(self._inner, "connection_draining"):
+            return False
+        wanted = silence(self.limits, owes=self._owes, closing=self._hub.closing)
+        return now - self.since >= (max(wanted, FIRST_QUIET) if self.wait is _FIRST_BYTE else wanted)
+
+    def retire(self) -> None:
+        """End a quiet connection because the worker drains."""
+        self._half_close_if_nothing_came()
+        if self.wait is _CLOSE:
+            self._part(Ended("the worker drains"))
+
+    def expire(self) -> None:
+        """Close what has outlasted its limit; a slow reader that does read is given another one."""
+        if self.wait is _READER and (left := self._transport.get_write_buffer_size()) < self._choked_at:
+            self._choked_at, self.since = left, self._hub.now
+            return
+        super().expire()
+
+    def end(self, reason: str) -> None:
+        """End the connection from this side, in order, and tell the protocol why."""
+        self._finish()
+        self._part(Ended(reason))
+
+    # What the protocol calls, through its transport. -----------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self.wait >= _HANDLER or self._transport.is_closing()
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The real transport."""
+        return self._transport
+
+    @property
+    def inner(self) -> asyncio.BaseProtocol:
+        """The protocol that serves."""
+        return cast("asyncio.BaseProtocol", self._inner)
+
+    def adopt(self, inner: asyncio.BaseProtocol) -> None:
+        """Pass everything to this protocol from now on: at first, and when a protocol hands over to another."""
+        self._inner = inner
+        if isinstance(inner, asyncio.BufferedProtocol):
+            self._feed = self._feed_buffered
+        else:
+            self._feed = cast("asyncio.Protocol", inner).data_received
+        own = getattr(type(inner), "pause_writing", None)
+        self._governs = own not in {None, asyncio.BaseProtocol.pause_writing}
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Count, note the time, and send; after the end it is dropped, as asyncio does."""
+        if self.wait >= _HANDLER:
+            return
+        self._owes = False
+        if self.wait is not _READER:  # before the first byte too: a service that only speaks is not a slow peer
+            self.since = self._hub.now
+        self._write(data)  # type: ignore[arg-type] # it is only measured and passed on
+
+    def halt(self, *, halted: bool) -> None:
+        """Stop reading, or read on: the protocol's backpressure, unless ours holds or the peer's close is awaited."""
+        self._halted = halted
+        if self.wait is _READER and not self._governs:
+            return
+        if self.wait < _HANDLER and not self._transport.is_closing():
+            if halted:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    @property
+    def halted(self) -> bool:
+        """Whether the protocol has stopped reading."""
+        return self._halted
+
+    def close(self) -> None:
+        """Close in order. The protocol is told as soon as all is sent; we read on without it for the peer's close."""
+        if self.is_over:
+            return
+        self._finish()
+        if not self._peer_ended and not self._transport.get_write_buffer_size():
+            self._hub.loop.call_soon(self._part, None)
+
+    # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def _feed_buffered(self, data: bytes) -> None:
+        inner = cast("asyncio.BufferedProtocol", self._inner)
+        view = memoryview(data)
+        while view and self._inner is inner:
+            room = memoryview(cast("bytearray", inner.get_buffer(len(view))))
+            if not room:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            size = min(len(room), len(view))
+            room[:size] = view[:size]
+            view = view[size:]
+            inner.buffer_updated(size)
+        if view and self._inner is not None:  # it has handed over in the middle
+            self._feed(bytes(view))
+
+    def _tell(self, method: str) -> None:
+        call = getattr(self._inner, method, None)
+        if call is not None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - the same
+                self._broke(error)
+
+    def _broke(self, error: Exception) -> None:
+        self._failed(error)
+        self._finish()
+        self._part(error)
+
+    def _part(self, exc: Exception | None) -> None:
+        """Tell the protocol that the connection is lost to it, once."""
+        inner, self._inner, self._feed = self._inner, None, _drop
+        if inner is not None:
+            try:
+                inner.connection_lost(exc)
+            except Exception as error:  # noqa: BLE001 - the same
+                self._failed(error)
+
+
+class Outward(asyncio.Transport):
+    """The transport that a protocol is given: the link's, not the kernel's."""
+
+    __slots__ = ("__weakref__", "_link")
+
+    def __init__(self, link: ProtocolLink) -> None:
+        super().__init__()
+        self._link = link
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as asyncio has it
+        """Return what the real transport says of itself; under "prefork", the link."""
+        return self._link if name == "prefork" else self._link.transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        """Say whether nothing more can be sent."""
+        return self._link.is_over
+
+    def close(self) -> None:
+        """Send what is left and close in order."""
+        self._link.close()
+
+    def abort(self) -> None:
+        """Drop the connection at once, unsent bytes included."""
+        self._link.transport.abort()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand over to another protocol, as STARTTLS does."""
+        self._link.adopt(protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol that serves."""
+        return self._link.inner
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send."""
+        self._link.send(data)
+
+    def can_write_eof(self) -> bool:
+        """Say whether there is a half-close: not with asyncio's TLS."""
+        return self._link.transport.can_write_eof()
+
+    def write_eof(self) -> None:
+        """Half-close, and go on reading; with TLS it raises NotImplementedError, as asyncio does."""
+        if not self._link.is_over:
+            self._link.transport.write_eof()
+
+    def pause_reading(self) -> None:
+        """Leave the peer's bytes in the kernel."""
+        self._link.halt(halted=True)
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._link.halt(halted=False)
+
+    def is_reading(self) -> bool:
+        """Say whether the protocol is given what comes."""
+        return not self._link.halted and not self._link.is_over
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes are unsent."""
+        return self._link.transport.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the low and the high mark, in bytes."""
+        return self._link.transport.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set when the protocol is told to pause; by default at `--max-write-buffer`."""
+        self._link.transport.set_write_buffer_limits(high, low)
+
+
+def _drop(_data: bytes) -> None:
+    """Do nothing: there is no protocol, not yet or not any more."""
