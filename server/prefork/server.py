@@ -19,9 +19,9 @@ from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterator, Sequence
 
+    from prefork.connection.tls import Terms
     from prefork.service import Service
     from prefork.settings import Settings
 
@@ -85,7 +85,7 @@ def check(settings: Settings) -> str:
     if settings.chdir is not None:
         os.chdir(settings.chdir)
     service = _load(settings)
-    _tls(settings)
+    service.check_tls(wanted=_tls(settings) is not None)
     where = ", ".join(map(str, _addresses(settings, environment.listen_fds())))
     model = service.model(settings.model)
     manner = f" ({service.adapter})" if isinstance(service, adapters.Adapted) else ""
@@ -128,12 +128,12 @@ def _load_early(settings: Settings) -> Service | None:
     return service
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls(settings: Settings) -> Terms | None:
     if settings.tls_cert is None:
         return None
     from prefork.connection import tls  # noqa: PLC0415 - a server without TLS does without OpenSSL's memory
 
-    return tls.context(settings)
+    return tls.terms(settings)
 
 
 def _where_it_started(load: Callable[[], Settings]) -> Settings:

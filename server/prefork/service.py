@@ -68,6 +68,17 @@ class Service:
         self.lifespans.append(wrapped)
         return manager
 
+    def check_tls(self, *, wanted: bool) -> None:
+        """Make sure that this service can be served over TLS, if that is wanted.
+
+        Raises:
+            TargetError: it is given sockets of the kernel's.
+        """
+        if wanted and self.kind in {"sockets", "listening"}:
+            raise TargetError(
+                f"--tls-cert: {self.name} is given plain sockets and must do its TLS itself; drop the option"
+            )
+
     def model(self, wanted: Model | None) -> Model:
         """Return the worker model this service runs in: `wanted`, or what the handler is.
 

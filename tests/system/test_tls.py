@@ -13,7 +13,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from support.server import Server, read_all, run
+from support.server import Server, read_all, read_exactly, run
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -296,18 +296,84 @@ def test_starttls_begins_in_the_middle_and_takes_nothing_that_came_before_it(
     with start(module(WHO), "--workers", "1", *authority.options, "--tls-mode", "starttls") as server:
         with server.connect() as plain:
             plain.sendall(b"?\r\nstarttls\r\n")
-            heard = b""
-            while not heard.endswith(b"go ahead\r\n"):
-                heard += plain.recv(100)
-            assert heard == b"plain\r\ngo ahead\r\n"
+            assert read_exactly(plain, 17) == b"plain\r\ngo ahead\r\n"
             with authority.client().wrap_socket(plain, server_hostname="localhost") as sock:
                 assert ask(sock, b"?") == b"TLSv1.3 - -"
                 assert ask(sock, b"still?") == b"TLSv1.3 - -"
         with server.connect() as plain:  # an attacker in the middle adds a line of his own in plain text
             plain.sendall(b"starttls\r\nevil\r\n")
-            heard = b""
-            while not heard.endswith(b"go ahead\r\n"):
-                heard += plain.recv(100)
+            assert read_exactly(plain, 10) == b"go ahead\r\n"
+            with pytest.raises(OSError, match=r"EOF|reset"):
+                authority.client().wrap_socket(plain, server_hostname="localhost")
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert "Traceback" not in server.log()
+
+
+BLOCKING = """
+    from prefork import BlockingConnection, Lines, conversation, reply
+
+    @reply(Lines(max_length=100_000))
+    def shout(line: bytes) -> bytes:
+        return line.upper()
+
+    @conversation(Lines())
+    def service(conn: BlockingConnection) -> None:
+        for line in conn:
+            if line == b"starttls":
+                conn.send(b"go ahead")
+                conn.start_tls()
+            else:
+                conn.send(f"{conn.tls.version} {conn.tls.alpn or '-'}".encode() if conn.tls else b"plain")
+"""
+
+
+@pytest.mark.parametrize("model", ["threads", "sync"])
+def test_blocking_workers_speak_tls_too(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, model: str
+) -> None:
+    context = authority.client()
+    options = ["--workers", "2", "--model", model, *authority.options, "--handshake-timeout", "1"]
+    with start(module(BLOCKING).replace("service", "shout"), *options) as server:
+
+        def one(number: int) -> bool:
+            with connect(server, context) as sock:
+                answers = [ask(sock, b"a%d" % number * size) == b"A%d" % number * size for size in (1, 700, 20_000)]
+                sock.unwrap()  # waits for the server's own close
+                return all(answers)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(one, range(60)))
+        with server.connect() as silent, server.connect() as plain:
+            plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            read_all(plain)
+            assert read_all(silent) == b""
+        until(lambda: "the peer speaks plain text, and this port TLS" in server.log())
+        until(lambda: "it was not done within --handshake-timeout" in server.log())
+        server.connect().close()  # a health check is no error
+        with connect(server, context) as sock:
+            assert ask(sock, b"kept") == b"KEPT"
+            assert run("reload", "--control", server.control).returncode == 0
+            sock.settimeout(10)
+            assert sock.recv(100) == b""  # a cut-off would raise
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 2
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("model", ["threads", "sync"])
+def test_starttls_in_a_blocking_dialogue(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, model: str
+) -> None:
+    options = ["--workers", "1", "--model", model, *authority.options, "--tls-mode", "starttls"]
+    with start(module(BLOCKING), *options) as server:
+        with server.connect() as plain:
+            plain.sendall(b"?\r\nstarttls\r\n")
+            assert read_exactly(plain, 17) == b"plain\r\ngo ahead\r\n"
+            with authority.client().wrap_socket(plain, server_hostname="localhost") as sock:
+                assert ask(sock, b"?") == b"TLSv1.3 -"
+        with server.connect() as plain:  # an attacker in the middle adds a line of his own in plain text
+            plain.sendall(b"starttls\r\nevil\r\n")
+            assert read_exactly(plain, 10) == b"go ahead\r\n"
             with pytest.raises(OSError, match=r"EOF|reset"):
                 authority.client().wrap_socket(plain, server_hostname="localhost")
         until(lambda: server.status()["totals"]["connections"] == 0)
@@ -350,6 +416,17 @@ def test_what_already_exists_speaks_tls_too(
         assert server.status()["totals"]["errors"] == 0
         assert "Traceback" not in server.log()
         assert "returning true" not in server.log()
+
+
+def test_a_target_that_is_given_plain_sockets_is_refused(authority: Authority, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def service(sock, address):\n    pass\n")
+    for command in ("check", "serve"):
+        told = run(
+            command, "app:service", "--bind", "127.0.0.1:0", "--control", "off", "--log-level", "error",
+            *authority.options, cwd=tmp_path,
+        )  # fmt: skip
+        assert (told.returncode, told.stdout, told.stderr.count("\n")) == (3, "", 1), told
+        assert "--tls-cert: service is given plain sockets and must do its TLS itself; drop the option" in told.stderr
 
 
 def test_the_end_of_a_client_that_only_asks_is_clean(

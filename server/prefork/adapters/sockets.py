@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
+    from prefork.connection.tls import Terms
     from prefork.scoreboard import Row
     from prefork.service import Service
 
@@ -190,8 +191,11 @@ class WatchedSocket(socket.socket):
         return Ended(reason)
 
 
-def serve(sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes) -> None:
+def serve(
+    sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes, terms: Terms | None = None
+) -> None:
     """Serve one connection to its end with a function of a socket and an address, and close it."""
+    del terms  # `Service.check_tls` has seen to it that there are none
     number, opened, peer, why = next(_ids), time.monotonic(), edge.take_peer(sock), ""
     watched = WatchedSocket(sock, limits, row, wakes)
     row.cells[Field.REQUESTS] += 1

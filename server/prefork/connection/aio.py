@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
-from prefork.connection.tls import Tls, describe, why_it_failed
+from prefork.connection.tls import Tls, describe, report
 from prefork.scoreboard import Field
 from prefork_wire import FrameError, all_taker
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # looked up on every request: an enumeration's own attributes are slower than a global
 _CLOSE, _FRAME, _HANDLER, _NEXT = Wait.CLOSE, Wait.FRAME, Wait.HANDLER, Wait.NEXT
+_ERRORS: Final = int(Field.ERRORS)
 _REQUESTS: Final = int(Field.REQUESTS)
 _BYTES_IN: Final = int(Field.BYTES_IN)
 
@@ -237,11 +238,12 @@ class Connection(Link):
             raise ConnectionEnded(self._over)
         try:
             transport = await hub.loop.start_tls(
-                self._transport, self, hub.tls, server_side=True,
-                ssl_handshake_timeout=hub.handshake_timeout, ssl_shutdown_timeout=self.limits.close,
+                self._transport, self, hub.tls.context, server_side=True,
+                ssl_handshake_timeout=hub.tls.handshake_timeout, ssl_shutdown_timeout=self.limits.close,
             )  # fmt: skip
         except OSError as error:
-            self._over = f"the TLS handshake failed: {why_it_failed(error)}"
+            hub.cells[_ERRORS] += bool(report(error, self.peer))
+            self._over = "the TLS handshake failed"
             raise ConnectionEnded(self._over) from error
         if transport is None:
             self._over = "the peer closed in the TLS handshake"

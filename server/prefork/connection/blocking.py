@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from prefork.connection.edge import Limits
+    from prefork.connection.tls import Terms, Tls, TlsSocket
     from prefork.scoreboard import Row
     from prefork.service import Service
     from prefork_wire import Framing
@@ -63,9 +64,13 @@ class BlockingConnection:
     unique in this worker, `peer` is the other side's address.
     """
 
-    def __init__(self, sock: socket.socket, framing: Framing, limits: Limits, row: Row, wakes: Wakes) -> None:
+    def __init__(
+        self, sock: socket.socket, framing: Framing, limits: Limits, row: Row, wakes: Wakes, terms: Terms | None = None
+    ) -> None:
         sock.setblocking(False)
-        self._socket = sock
+        self._socket: socket.socket | TlsSocket = sock
+        self._secure: TlsSocket | None = None
+        self._terms = terms
         self._limits = limits
         self._cells = row.cells
         self._wakes = wakes
@@ -132,6 +137,26 @@ class BlockingConnection:
         self._encode = framing.encode
         self._decoder.feed(rest)
 
+    @property
+    def tls(self) -> Tls | None:
+        """What is known of the connection's TLS; None on a plain one."""
+        return self._secure.describe() if self._secure is not None else None
+
+    def start_tls(self) -> None:
+        """Speak TLS from here on.
+
+        Raises:
+            ConnectionEnded: the handshake failed, or bytes had come before it: whoever put them there, they were not
+                protected (CVE-2011-0411 and its many followers).
+            RuntimeError: the server has no certificate, or the connection is secure already.
+        """
+        if self._terms is None or self._secure is not None:
+            raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
+        if self._decoder.buffered:
+            self._over = "bytes came between STARTTLS and the handshake"
+            raise ConnectionEnded(self._over)
+        self._shake_hands(self._terms)
+
     def set_timeouts(
         self, *, idle: float | None = None, frame: float | None = None, write: float | None = None
     ) -> None:
@@ -147,9 +172,9 @@ class BlockingConnection:
         if self._socket.fileno() < 0:
             return
         self._over = self._over or "the connection is closed"
-        with self._socket as sock, contextlib.suppress(OSError):
+        deadline = time.monotonic() + LINGER
+        with self._bare(deadline) as sock, contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
-            deadline = time.monotonic() + LINGER
             while self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
                 pass
         self._cells[Field.CONNECTIONS] -= 1
@@ -161,6 +186,54 @@ class BlockingConnection:
         )
 
     # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def _shake_hands(self, terms: Terms) -> None:
+        """Put TLS between the socket and the rest.
+
+        Raises:
+            ConnectionEnded: the peer would not, or not in time.
+        """
+        from prefork.connection.tls import TlsSocket, report  # noqa: PLC0415 - without TLS it would be mere memory
+
+        assert isinstance(self._socket, socket.socket)  # noqa: S101 - not secure yet
+        try:
+            self._socket = secure = self._secure = TlsSocket(self._socket, terms.context)
+            if not self._until_done(secure, secure.shake_hands, time.monotonic() + terms.handshake_timeout):
+                raise TimeoutError
+        except OSError as error:
+            self._cells[Field.ERRORS] += bool(report(error, self.peer))
+            self._over = "the TLS handshake failed"
+            raise ConnectionEnded(self._over) from error
+
+    def _until_done(self, secure: TlsSocket, step: Callable[[], None], deadline: float) -> bool:
+        """Call `step` until it need not wait; False at the deadline."""
+        while True:
+            try:
+                step()
+            except BlockingIOError:
+                if not self._poll(secure.events, deadline):
+                    return False
+            else:
+                return True
+
+    def _bare(self, deadline: float) -> socket.socket:
+        """Return the socket to be closed, behind TLS's own end where there is TLS."""
+        if self._secure is None:
+            assert isinstance(self._socket, socket.socket)  # noqa: S101 - not secure
+            return self._socket
+        with contextlib.suppress(OSError):  # the peer goes as it likes
+            self._until_done(self._secure, self._secure.say_goodbye, deadline)
+        self._socket = self._secure.plain()
+        return self._socket
+
+    def greet(self) -> None:
+        """Do what comes before the first frame.
+
+        Raises:
+            ConnectionEnded: a TLS handshake failed.
+        """
+        if self._terms is not None and self._terms.implicit:
+            self._shake_hands(self._terms)
 
     def take_ready(self) -> list[bytes] | None:
         """Wait for at least one frame and return all that are here; None when the conversation is over."""
@@ -225,8 +298,12 @@ class BlockingConnection:
             while True:
                 quiet = time.monotonic() + (edge.FIRST_QUIET if wait is Wait.FIRST_BYTE else QUIET)
                 drained = idle and self.draining
-                if self._poll(select.POLLIN, min(deadline, quiet) if drained else deadline, wake=idle):
-                    return self._socket.recv(RECEIVE_SIZE)
+                here = self._secure is not None and self._secure.pending() > 0
+                if here or self._poll(select.POLLIN, min(deadline, quiet) if drained else deadline, wake=idle):
+                    try:
+                        return self._socket.recv(RECEIVE_SIZE)
+                    except BlockingIOError:  # half a TLS record
+                        continue
                 if drained:
                     self._over = "the worker drains"
                 elif time.monotonic() >= deadline:
@@ -286,10 +363,13 @@ def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool 
             return False
 
 
-def serve(sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes) -> None:
+def serve(
+    sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes, terms: Terms | None = None
+) -> None:
     """Serve one connection to its end with a blocking service, and close it: steps 6 and 7 of a server program."""
-    conn = BlockingConnection(sock, service.framing, limits, row, wakes)
+    conn = BlockingConnection(sock, service.framing, limits, row, wakes, terms)
     try:
+        conn.greet()
         if service.kind == "conversation":
             service.handler(conn)
         else:

@@ -21,9 +21,9 @@ from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
+    from prefork.connection.tls import Terms
     from prefork.scoreboard import Row
     from prefork.settings import Settings
     from prefork_wire import Decoder, Framing
@@ -44,7 +44,7 @@ class Hub:
         framing: Framing,
         row: Row,
         loop: asyncio.AbstractEventLoop,
-        tls: ssl.SSLContext | None = None,
+        tls: Terms | None = None,
     ) -> None:
         self.framing = framing
         self.framed = edge.Answers(framing).framed
@@ -53,8 +53,7 @@ class Hub:
         self.limits = edge.limits(settings)
         self.write_high_water = settings.max_write_buffer
         self.tls = tls
-        self.secure = tls is not None and settings.tls_mode == "implicit"  # from the first byte
-        self.handshake_timeout = settings.handshake_timeout
+        self.secure = tls is not None and tls.implicit  # from the first byte
         self.links: set[Link] = set()
         self.draining = False
         self.closing = False  # the last part of a drain

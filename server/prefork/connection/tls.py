@@ -6,20 +6,36 @@ tickets and that a file nobody can use is refused before anything old is touched
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import socket
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prefork.errors import SettingsError
+from prefork.log import LOGGER, fields
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from prefork.settings import Settings
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 _PLAIN: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL"})
 """OpenSSL's reasons for bytes that are no TLS at all."""
+
+
+class Terms(NamedTuple):
+    """How a server's connections speak TLS."""
+
+    context: ssl.SSLContext
+    implicit: bool
+    """From the first byte, or else when the handler says so."""
+    handshake_timeout: float
+    """Seconds from the accept, or from the handler's word, to the end of the handshake."""
 
 
 class Tls(NamedTuple):
@@ -45,8 +61,8 @@ def describe(connection: ssl.SSLObject | ssl.SSLSocket) -> Tls:
     )
 
 
-def context(settings: Settings) -> ssl.SSLContext:
-    """Return a server's context for the certificate and key that the settings name.
+def terms(settings: Settings) -> Terms:
+    """Return what the certificate and key that the settings name make of a server.
 
     Raises:
         SettingsError: a file cannot be read or used, and which.
@@ -64,7 +80,7 @@ def context(settings: Settings) -> ssl.SSLContext:
         made.verify_mode = ssl.CERT_REQUIRED
     if settings.tls_alpn:
         made.set_alpn_protocols(settings.tls_alpn)
-    return made
+    return Terms(made, settings.tls_mode == "implicit", settings.handshake_timeout)
 
 
 def _load_pair(made: ssl.SSLContext, cert: str, key: str | None) -> None:
@@ -99,7 +115,79 @@ def _readable(option: str, path: str) -> bytes:
         raise SettingsError([f"{option} {path!r}: {error.strerror or os.strerror(error.errno or 0)}"]) from error
 
 
-def why_it_failed(error: OSError) -> str:
+class TlsSocket:
+    """The server's side of TLS over a non-blocking socket, with a plain socket's face.
+
+    What would have to wait raises BlockingIOError; `events` then says for what, as poll(2) has it.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self.events = select.POLLIN
+
+    def describe(self) -> Tls:
+        """Return what is known after the handshake."""
+        return describe(self._wrapped)
+
+    def shake_hands(self) -> None:
+        """Go on with the handshake."""
+        with self._waiting():
+            self._wrapped.do_handshake()
+
+    def say_goodbye(self) -> None:
+        """Send TLS's own end and wait for the peer's (RFC 8446, section 6.1)."""
+        with self._waiting():
+            self._wrapped.unwrap()
+
+    def plain(self) -> socket.socket:
+        """Return the socket underneath, without TLS from here on."""
+        return socket.socket(fileno=self._wrapped.detach())
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._wrapped.fileno()
+
+    def getsockname(self) -> Any:  # noqa: ANN401 - a tuple, or a path
+        """Return this side's address."""
+        return self._wrapped.getsockname()
+
+    def pending(self) -> int:
+        """Return how many bytes are here that no poll would tell of."""
+        return self._wrapped.pending()
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what has come, at most `size` bytes; none at the peer's end."""
+        with self._waiting():
+            return self._wrapped.recv(size)
+
+    def send(self, data: memoryview, /) -> int:
+        """Send what can be sent now and return how much."""
+        with self._waiting():
+            return self._wrapped.send(data)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        try:
+            yield
+        except ssl.SSLWantReadError:
+            self.events = select.POLLIN
+            raise BlockingIOError from None
+        except ssl.SSLWantWriteError:
+            self.events = select.POLLOUT
+            raise BlockingIOError from None
+
+
+def report(error: OSError, peer: str) -> str:
+    """Log why a handshake failed and return it, or "" for a peer that merely left, as health checks do."""
+    why = _why(error)
+    if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
+        LOGGER.debug("a TLS handshake was left: %s", why, extra=fields(peer=peer))
+        return ""
+    LOGGER.warning("a TLS handshake failed: %s", why, extra=fields(peer=peer))
+    return why
+
+
+def _why(error: OSError) -> str:
     """Return in a few words why a handshake failed, without a byte of the peer's."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate: {error.verify_message}"

@@ -20,8 +20,8 @@ from prefork.connection import replies
 from prefork.connection.aio import Connection, ReplyLink
 from prefork.connection.edge import LINGER, QUEUE_QUIET, peer_name
 from prefork.connection.link import Hub, Link
-from prefork.connection.tls import why_it_failed
-from prefork.log import LOGGER, fields
+from prefork.connection.tls import report
+from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker import orders
 from prefork.worker.accept import Acceptor
@@ -209,17 +209,17 @@ class _Worker:
 
     async def _shake_hands(self, fd: int, listener: socket.socket, address: object) -> None:
         """Make a TLS connection of an accepted descriptor, beside accepting others."""
-        hub = self._hub
+        hub, terms = self._hub, self._hub.tls
+        assert terms is not None  # noqa: S101 - only a secure hub shakes hands
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._factory(address), _as_socket(fd, listener), ssl=hub.tls,
-                ssl_handshake_timeout=hub.handshake_timeout, ssl_shutdown_timeout=LINGER,
+                lambda: self._factory(address), _as_socket(fd, listener), ssl=terms.context,
+                ssl_handshake_timeout=terms.handshake_timeout, ssl_shutdown_timeout=LINGER,
             )  # fmt: skip
         except OSError as error:
             hub.cells[Field.CONNECTIONS] -= 1
-            hub.cells[Field.ERRORS] += 1
+            hub.cells[Field.ERRORS] += bool(report(error, peer_name(address)))
             hub.released()
-            LOGGER.warning("a TLS handshake failed: %s", why_it_failed(error), extra=fields(peer=peer_name(address)))
 
 
 def _as_socket(fd: int, _listener: socket.socket) -> socket.socket:

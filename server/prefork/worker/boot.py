@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
+    from prefork.connection.tls import Terms
     from prefork.scoreboard import Row
     from prefork.service import Service
     from prefork.settings import Settings
@@ -42,8 +43,7 @@ def run(post: Post) -> int:
         prctl.die_with_parent(post.master)
         service = post.plan.service or adapters.load(post.settings.target, post.settings.adapter)
         model = service.model(post.settings.model)
-        if post.plan.tls is not None and (model != "async" or service.kind == "listening"):
-            raise TargetError(f"--tls-cert: TLS needs --model async so far; {service.name} runs in {model} workers")  # noqa: TRY301
+        service.check_tls(wanted=post.plan.tls is not None)
         if service.kind == "listening":
             from prefork.worker.listening import serve  # noqa: PLC0415 - each worker loads its own model alone
         elif model == "async":
@@ -112,7 +112,7 @@ def lifespan_failed(service: Service, error: Exception) -> TargetError:
     return TargetError(f"the lifespan of {service.name} failed: {type(error).__name__}: {error}")
 
 
-def server_of_one(service: Service) -> Callable[[socket.socket, Service, Limits, Row, Wakes], None]:
+def server_of_one(service: Service) -> Callable[[socket.socket, Service, Limits, Row, Wakes, Terms | None], None]:
     """Return what serves one accepted socket to its end, in a blocking worker."""
     if service.kind == "sockets":
         from prefork.adapters.sockets import serve  # noqa: PLC0415 - each worker loads its own model alone

@@ -15,8 +15,8 @@ from prefork.scoreboard import Field, Phase
 
 if TYPE_CHECKING:
     import socket
-    import ssl
 
+    from prefork.connection.tls import Terms
     from prefork.listener import Listener
     from prefork.log import LogHandler
     from prefork.scoreboard import Row, Scoreboard
@@ -40,7 +40,7 @@ class Plan:
 
     settings: Settings
     service: Service | None
-    tls: ssl.SSLContext | None = None
+    tls: Terms | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def serve(post: Post, service: Service) -> None:
             sock = accept.next()  # step 5: accept
             if sock is None:
                 break
-            serve_one(sock, service, limits, post.row, orders)  # steps 6 and 7: serve, close
+            serve_one(sock, service, limits, post.row, orders, post.plan.tls)  # steps 6 and 7: serve, close
             # step 8: back to accept
         post.phase(Phase.DRAINING)
         for listener in post.listeners:

@@ -126,6 +126,8 @@ class _Loop:
         cells = self._post.row.cells
         cells[Field.ACCEPTED] += 1
         cells[Field.CONNECTIONS] += 1
-        future = self._pool.submit(self._serve_one, sock, self._service, self._limits, self._post.row, self._bell)
+        future = self._pool.submit(
+            self._serve_one, sock, self._service, self._limits, self._post.row, self._bell, self._post.plan.tls
+        )
         self._busy.add(future)
         future.add_done_callback(lambda _: os.write(self._free, b"."))
