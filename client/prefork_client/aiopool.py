@@ -5,7 +5,6 @@ in `pool`. It never starts a task or a loop.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -13,13 +12,11 @@ from typing import Self
 
 from prefork_client.aio import AsyncClient
 from prefork_client.errors import ConnectionLost
-from prefork_client.pool import Attempts, Shelf, all_in_use
-from prefork_wire import Address, Framing, Lines
-
-_LINES = Lines()
+from prefork_client.pool import Attempts, Kept, all_in_use
+from prefork_wire import Address, Framing
 
 
-class AsyncPool:
+class AsyncPool(Kept[AsyncClient]):
     """Makes requests over kept connections, for any number of tasks of one event loop.
 
     Otherwise it is as `Pool`::
@@ -39,21 +36,6 @@ class AsyncPool:
         BadAddress: The address cannot be read, or is none to connect to.
         UsageError: A timeout is not above 0, or the size is below 1.
     """
-
-    def __init__(
-        self,
-        address: str | Address,
-        framing: Framing = _LINES,
-        *,
-        size: int = 8,
-        idle_timeout: float = 60.0,
-        connect_timeout: float = 5.0,
-        reply_timeout: float | None = 10.0,
-    ) -> None:
-        self._options = (address, framing, connect_timeout, reply_timeout)
-        self._limits = (self._client().address, size, idle_timeout)  # a bad address is told here, not by a request
-        self._reply_timeout = reply_timeout
-        self._begin()
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,22 +79,15 @@ class AsyncPool:
         """Close all connections, those in use as soon as they come back; again is no error."""
         self._shelf.close()
 
-    def _client(self) -> AsyncClient:
-        address, framing, connect_timeout, reply_timeout = self._options
-        return AsyncClient(address, framing, connect_timeout=connect_timeout, reply_timeout=reply_timeout)
+    def _make(self, address: str | Address, framing: Framing, limits: tuple[float, float | None]) -> AsyncClient:
+        return AsyncClient(address, framing, connect_timeout=limits[0], reply_timeout=limits[1])
 
-    def _begin(self) -> None:
-        """Begin with no connection: so does the child after a fork, for those there are have the parent's answers."""
-        where, size, idle_timeout = self._limits
-        self._shelf: Shelf[AsyncClient] = Shelf(where, size, idle_timeout)
+    def _make_room(self, size: int) -> None:
         self._room = asyncio.BoundedSemaphore(size)
-        self._pid = os.getpid()
 
     @asynccontextmanager
     async def _claimed(self) -> AsyncIterator[None]:
-        if self._pid != os.getpid():
-            self._shelf.abandon()
-            self._begin()
+        self._begin_anew_after_a_fork()
         try:
             async with asyncio.timeout(self._reply_timeout):
                 await self._room.acquire()

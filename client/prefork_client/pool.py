@@ -5,6 +5,7 @@ and what an error means, is the client's: no pool ever looks at a byte.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,50 @@ def all_in_use(where: Address, seconds: float | None) -> ClientBusy:
     return ClientBusy(f"{where}: all connections were in use for {seconds:g} s; take a larger size")
 
 
-class Pool:
+class Kept(ABC, Generic[_S]):
+    """What both pools are made of: how to make a connection, the shelf, and room for so many."""
+
+    def __init__(
+        self,
+        address: str | Address,
+        framing: Framing = _LINES,
+        *,
+        size: int = 8,
+        idle_timeout: float = 60.0,
+        connect_timeout: float = 5.0,
+        reply_timeout: float | None = 10.0,
+    ) -> None:
+        self._options = (address, framing, connect_timeout, reply_timeout)
+        self._limits = (self._client().address, size, idle_timeout)  # a bad address is told here, not by a request
+        self._reply_timeout = reply_timeout
+        self._begin()
+
+    @abstractmethod
+    def _make(self, address: str | Address, framing: Framing, limits: tuple[float, float | None]) -> _S:
+        """Make a client; `limits` are the seconds for connecting and for a reply."""
+
+    @abstractmethod
+    def _make_room(self, size: int) -> None:
+        """Begin anew to keep the number of connections in use to `size`."""
+
+    def _client(self) -> _S:
+        address, framing, connect_timeout, reply_timeout = self._options
+        return self._make(address, framing, (connect_timeout, reply_timeout))
+
+    def _begin(self) -> None:
+        where, size, idle_timeout = self._limits
+        self._shelf: Shelf[_S] = Shelf(where, size, idle_timeout)
+        self._make_room(size)
+        self._pid = os.getpid()
+
+    def _begin_anew_after_a_fork(self) -> None:
+        """Begin with no connection in a child: those there are, and their answers, are the parent's."""
+        if self._pid != os.getpid():
+            self._shelf.abandon()
+            self._begin()
+
+
+class Pool(Kept[Client]):
     """Makes requests over kept connections, for any number of threads, without ever mixing up their answers.
 
     A server that reloads, recycles its workers or stops closes kept connections. A request that finds its connection
@@ -124,21 +168,6 @@ class Pool:
         BadAddress: The address cannot be read, or is none to connect to.
         UsageError: A timeout is not above 0, or the size is below 1.
     """
-
-    def __init__(
-        self,
-        address: str | Address,
-        framing: Framing = _LINES,
-        *,
-        size: int = 8,
-        idle_timeout: float = 60.0,
-        connect_timeout: float = 5.0,
-        reply_timeout: float | None = 10.0,
-    ) -> None:
-        self._options = (address, framing, connect_timeout, reply_timeout)
-        self._limits = (self._client().address, size, idle_timeout)  # a bad address is told here, not by a request
-        self._reply_timeout = reply_timeout
-        self._begin()
 
     def __enter__(self) -> Self:
         return self
@@ -182,26 +211,17 @@ class Pool:
         """Close all connections, those in use as soon as they come back; again is no error."""
         self._shelf.close()
 
-    def _client(self) -> Client:
-        address, framing, connect_timeout, reply_timeout = self._options
-        return Client(address, framing, connect_timeout=connect_timeout, reply_timeout=reply_timeout)
+    def _make(self, address: str | Address, framing: Framing, limits: tuple[float, float | None]) -> Client:
+        return Client(address, framing, connect_timeout=limits[0], reply_timeout=limits[1])
 
-    def _begin(self) -> None:
-        """Begin with no connection: so does the child after a fork, for those there are have the parent's answers."""
-        where, size, idle_timeout = self._limits
-        self._shelf: Shelf[Client] = Shelf(where, size, idle_timeout)
+    def _make_room(self, size: int) -> None:
         self._room = BoundedSemaphore(size)
-        self._pid = os.getpid()
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
-        if self._pid != os.getpid():
-            self._shelf.abandon()
-            self._begin()
+        self._begin_anew_after_a_fork()
         if not self._room.acquire(timeout=self._reply_timeout):
-            raise ClientBusy(
-                f"{self._limits[0]}: all connections were in use for {self._reply_timeout:g} s; take a larger size"
-            )
+            raise all_in_use(self._limits[0], self._reply_timeout)
         try:
             yield
         finally:
