@@ -247,6 +247,53 @@ def test_peer_that_does_not_read_is_dropped_and_memory_stays_bounded(start: Star
         assert server.status()["workers"][0]["rss_bytes"] < 60_000_000
 
 
+HASTY = {
+    "protocol": """
+        import asyncio
+
+        class service(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def data_received(self, data):
+                self.transport.write(b"enough")
+                self.transport.close()
+
+            def connection_lost(self, exc):
+                assert exc is None
+                print("told", flush=True)
+    """,
+    "streams": """
+        async def service(reader, writer):
+            await reader.read(1)
+            writer.write(b"enough")
+            writer.close()
+            await writer.wait_closed()
+            print("told", flush=True)
+    """,
+    "function": """
+        def service(sock, address):
+            sock.recv(1)
+            sock.sendall(b"enough")
+            sock.close()
+            print("told", flush=True)
+    """,
+}
+
+
+@pytest.mark.parametrize("hasty", HASTY.values(), ids=HASTY)
+def test_peer_that_is_still_sending_reads_the_last_words_and_no_reset(start: Start, module: Module, hasty: str) -> None:
+    with start(module(hasty), "--workers", "1") as server, server.connect() as sock:
+        sock.sendall(b"x")
+        until(lambda: server.status()["totals"]["bytes_out"] == 6, what="it has been answered")
+        for _ in range(100):
+            sock.sendall(b"x" * 10_000)  # after a close with a reset this fails, or the answer is gone
+        assert read_all(sock) == b"enough"
+        sock.close()
+        until(lambda: "told" in server.log())
+        assert server.status()["totals"]["errors"] == 0
+
+
 def test_connections_beyond_the_limit_wait_in_the_queue(start: Start, module: Module) -> None:
     with (
         start(module(PROTOCOL), "--workers", "1", "--max-connections", "1") as server,
@@ -561,16 +608,30 @@ def test_accept_queue_survives_reloads_of_a_server_that_accepts_by_itself(
         assert server.stop() == 0
 
 
-def test_stop_serves_the_queue_of_a_server_that_accepts_by_itself(start: Start, module: Module, tmp_path: Path) -> None:
-    (tmp_path / "open").touch()
-    with start(module(LISTENING), "--workers", "1") as server:
-        opened = [server.connect() for _ in range(50)]
+def test_stop_serves_the_queue_of_a_server_that_accepts_by_itself(start: Start, module: Module) -> None:
+    service = module("""
+        import asyncio
+
+        async def service(listener):
+            async def accept():
+                while True:  # so slowly that a queue comes to be
+                    await asyncio.sleep(0.02)
+                    sock, _ = await asyncio.get_running_loop().sock_accept(listener.sockets[0])
+                    with sock:
+                        await asyncio.get_running_loop().sock_sendall(sock, b"served")
+
+            task = asyncio.create_task(accept())
+            listener.ready()
+            await listener.draining()
+            task.cancel()
+    """)
+    with start(service, "--workers", "1") as server:
+        opened = [server.connect() for _ in range(30)]
         server.send(signal.SIGTERM)
-        for sock in opened:
-            with sock:
-                sock.sendall(b"served")
-                assert read_exactly(sock, 6) == b"served"
+        assert [read_all(sock) for sock in opened] == [b"served"] * 30
         assert server.process.wait(15) == 0
+        for sock in opened:
+            sock.close()
 
 
 @pytest.mark.parametrize(
