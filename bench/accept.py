@@ -29,7 +29,7 @@ def plain(port: int) -> None:
     from prefork.connection.link import Hub  # noqa: PLC0415
     from prefork.scoreboard import Field, Scoreboard  # noqa: PLC0415
     from prefork.settings import Settings  # noqa: PLC0415
-    from prefork.worker.aio import _new_loop  # noqa: PLC0415 - the very loop that workers use
+    from prefork.worker.aio import new_loop  # noqa: PLC0415 - the very loop that workers use
     from prefork_wire import Lines  # noqa: PLC0415
 
     async def serve() -> None:
@@ -49,7 +49,7 @@ def plain(port: int) -> None:
         server = await loop.create_server(link, "127.0.0.1", port, backlog=2048)
         await server.serve_forever()
 
-    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+    with asyncio.Runner(loop_factory=new_loop()) as runner:
         runner.run(serve())
 
 
