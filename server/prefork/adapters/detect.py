@@ -52,7 +52,7 @@ def adapt(found: object, target: str, adapter: Adapter | None) -> Adapted:
     """
     chosen = adapter or _detect(found)
     if chosen is None:
-        raise TargetError(f"cannot load {target!r}: it is a {type(found).__name__}, not a service; {_hint(found)}")
+        raise TargetError(f"cannot load {target!r}: it is {_described(found)}, not a service; {_hint(found)}")
     fault = _fault(found, chosen)
     if fault:
         raise TargetError(f"--adapter {chosen}: {target} {fault}")
@@ -83,11 +83,11 @@ def _fault(found: object, adapter: Adapter) -> str:  # noqa: PLR0911 - a list of
     own = _detect(found)
     better = f"use --adapter {own}, or drop the option" if own not in {None, adapter} else f"it needs {what}"
     if not callable(found):
-        return f"is a {type(found).__name__}; {better}"
+        return f"is {_described(found)}; {better}"
     inner = _unwrapped(found)
     if inspect.isclass(inner):
         if adapter != own:
-            return f"is the class {inner.__name__}; {better}"
+            return f"is {_described(inner)}; {better}"
         if adapter == "socketserver" and issubclass(inner, socketserver.DatagramRequestHandler):
             return f"handles datagrams; {better} on a stream"
     elif adapter == "socketserver":
@@ -100,6 +100,12 @@ def _fault(found: object, adapter: Adapter) -> str:  # noqa: PLR0911 - a list of
     if missing and adapter == "protocol" and inspect.isclass(inner):
         return f"cannot be made without arguments ({missing}); give them by functools.partial({inner.__name__}, ...)"
     return f"cannot be called so ({missing}); {better}" if missing else ""
+
+
+def _described(found: object) -> str:
+    if inspect.isclass(found):
+        return f"the class {found.__name__}"
+    return "a function" if inspect.isroutine(found) else f"of type {type(found).__name__}"
 
 
 def _unwrapped(found: object) -> object:
