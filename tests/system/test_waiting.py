@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,3 +100,35 @@ def test_a_reply_that_blocks_keeps_nobody_else_waiting_and_is_not_taken_for_a_st
 def test_a_reply_that_blocks_runs_in_threads_unless_told_otherwise(module: Callable[..., str], tmp_path: Path) -> None:
     told = run("check", module(BLOCKING), "--bind", "127.0.0.1:0", "--workers", "2", cwd=tmp_path)
     assert told.stdout == "ok: app:service on 127.0.0.1:0 with 2 threads workers\n", told.stderr
+
+
+def test_a_dialogue_that_works_on_after_its_peer_has_left_is_not_cut_off_by_a_reload(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path
+) -> None:
+    service = module("""
+        import asyncio
+        from pathlib import Path
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            async for line in conn:
+                Path("begun").touch()
+                while not Path("go").exists():
+                    await asyncio.sleep(0.01)
+                Path("done").write_bytes(line)
+    """)
+    with start(service, "--workers", "1") as server:
+        sock = server.connect()
+        sock.sendall(b"work\n")
+        until((tmp_path / "begun").exists)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()  # by a reset
+        assert run("reload", "--control", server.control).returncode == 0
+        until(lambda: [worker["state"] for worker in server.status()["workers"]].count("draining") == 1)
+        assert not (tmp_path / "done").exists()
+        (tmp_path / "go").touch()
+        until((tmp_path / "done").exists)
+        assert (tmp_path / "done").read_bytes() == b"work"
+        until(lambda: [worker["generation"] for worker in server.status()["workers"]] == [2])
+        assert server.status()["totals"]["connections"] == 0

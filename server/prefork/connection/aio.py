@@ -317,11 +317,15 @@ class Connection(Link):
         return stays
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the handler that nobody is there."""
-        super().connection_lost(exc)
+        """Tell the handler that nobody is there. The accounts wait for it: a worker does not leave in the middle."""
         self._wake("the peer is gone")
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+        if self._task is None or self._task.done():
+            super().connection_lost(exc)
+        else:
+            self.wait = _HANDLER
+            self._task.add_done_callback(lambda _: Link.connection_lost(self, exc))
 
     def pause_writing(self) -> None:
         """Let `send` wait."""
