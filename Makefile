@@ -32,7 +32,8 @@ scorecard: $(READY) ## the reliability table: each row as a test, with its figur
 chaos: $(READY) ## ten minutes of reloads, upgrades, stops and kills under load that checks every answer
 	$(BIN)/prefork-loadtest chaos echo --workers 4 --seed 1 --duration 600 --report reports/chaos
 
-bench: $(READY) ## what accepting costs, and the models for many connections, side by side
+bench: $(READY) ## what a request costs against C, what accepting costs, and the models for many connections
+	$(BIN)/python bench/cost.py
 	$(BIN)/python bench/accept.py
 	$(BIN)/python bench/models.py
 

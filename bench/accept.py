@@ -1,7 +1,9 @@
 """What accepting by ourselves costs: CPU per connection against the event loop's own `create_server`, in one run.
 
 Both sides serve the same link (one line in, one line out) from one process on loopback; what differs is who accepts.
-The figures are CPU microseconds of the serving process, user and system, per connection; the ratio is what to quote.
+The figures are CPU microseconds of the serving process, user and system, per connection; the ratio is what to quote. It
+is measured in two forms: connections one after the other, each of which wakes the server, and 50 at once, by
+redis-benchmark where it is installed (Debian: redis-tools). Server and load have a CPU each, where there are two.
 
     python bench/accept.py [CONNECTIONS] [ROUNDS]
 """  # noqa: INP001 - a script, not a module of a package
@@ -9,17 +11,20 @@ The figures are CPU microseconds of the serving process, user and system, per co
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-TICKS = os.sysconf("SC_CLK_TCK")
+from measure import apart, cpu, free_port, redis_benchmark, until_open, worker_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SERVICE = "from prefork import Lines, reply\n\n@reply(Lines())\ndef pong(line: bytes) -> bytes:\n    return b'+PONG'\n"
 
 
@@ -53,12 +58,6 @@ def plain(port: int) -> None:
         runner.run(serve())
 
 
-def cpu(pid: int) -> float:
-    """Return the CPU seconds a process has used (proc(5), stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
 def microseconds(pid: int, port: int, connections: int) -> float:
     """Make connections one after the other, each with one request, and return what each cost `pid`."""
     before = cpu(pid)
@@ -70,30 +69,11 @@ def microseconds(pid: int, port: int, connections: int) -> float:
     return (cpu(pid) - before) / connections * 1e6
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-def until_open(port: int) -> None:
-    """Wait until somebody listens."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise SystemExit("a server did not come up")
-
-
-def worker_of(control: Path) -> int:
-    """Return the pid of the one worker of the server with this control socket."""
-    command = [sys.executable, "-m", "prefork", "status", "--json", "--control", str(control)]
-    status = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)  # noqa: S603 - ourselves
-    return int(status["workers"][0]["pid"])
+def at_once(pid: int, port: int, connections: int) -> float:
+    """Let redis-benchmark make connections, 50 at a time, each with one request, and return what each cost `pid`."""
+    before = cpu(pid)
+    redis_benchmark(port, connections, "-k", "0")
+    return (cpu(pid) - before) / connections * 1e6
 
 
 def main(connections: int, rounds: int) -> None:
@@ -110,15 +90,26 @@ def main(connections: int, rounds: int) -> None:
             until_open(ours)
             until_open(theirs)
             pairs = [(worker_of(control), ours), (processes[1].pid, theirs)]
-            figures = [[microseconds(pid, port, connections) for pid, port in pairs] for _ in range(rounds)]
+            apart([pid for pid, _ in pairs])
+            forms: dict[str, Callable[[int, int, int], float]] = {"one after the other": microseconds}
+            if shutil.which("redis-benchmark"):
+                forms["50 at once"] = at_once
+            for name, form in forms.items():
+                show(name, [[form(pid, port, connections) for pid, port in pairs] for _ in range(rounds)], connections)
         finally:
             for process in processes:
                 process.terminate()
                 process.wait(20)
-    for name, column in zip(("prefork", "create_server"), zip(*figures, strict=True), strict=True):
-        print(f"{name:<14} {statistics.median(column):6.1f} us of CPU per connection")  # noqa: T201
+
+
+def show(form: str, figures: list[list[float]], connections: int) -> None:
+    """Print one form's figures: a pair for each round."""
+    ours, theirs = (statistics.median(column) for column in zip(*figures, strict=True))
     ratio = statistics.median(mine / other for mine, other in figures)
-    print(f"ratio          {ratio:6.3f}  (median of {rounds} rounds of {connections} connections each)")  # noqa: T201
+    print(  # noqa: T201
+        f"{form:<20} prefork {ours:6.1f} us, create_server {theirs:6.1f} us of CPU per connection, ratio {ratio:5.3f}"
+        f" (median of {len(figures)} rounds of {connections} connections)"
+    )
 
 
 if __name__ == "__main__":
