@@ -1,4 +1,5 @@
 /* The limit: an epoll server in C that answers each line with +PONG, in one process. `limit PORT`. */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
