@@ -7,12 +7,13 @@ imports neither sockets nor asyncio nor its sibling packages.
 from prefork_wire.address import Address, parse_address
 from prefork_wire.delimited import Delimited, Lines
 from prefork_wire.errors import FrameError, FrameInvalid, FrameTooLarge, FrameTruncated
-from prefork_wire.framing import Decoder, Framing, all_encoder, all_taker
+from prefork_wire.framing import Cutter, Decoder, Framing, all_encoder, cutter
 from prefork_wire.raw import Raw
 from prefork_wire.sized import FixedSize, LengthPrefixed, Netstring
 
 __all__ = [
     "Address",
+    "Cutter",
     "Decoder",
     "Delimited",
     "FixedSize",
@@ -26,6 +27,6 @@ __all__ = [
     "Netstring",
     "Raw",
     "all_encoder",
-    "all_taker",
+    "cutter",
     "parse_address",
 ]

@@ -8,7 +8,7 @@ each framing says so twice, quickly in `take` for a frame that lies whole in wha
 from abc import ABC, abstractmethod
 
 from prefork_wire.errors import FrameError, FrameTruncated
-from prefork_wire.framing import take_one_by_one
+from prefork_wire.framing import cut_one_by_one
 
 
 class Buffer(ABC):
@@ -40,9 +40,9 @@ class Buffer(ABC):
     def take(self) -> bytes | None:
         """Return the next frame, or None; see `prefork_wire.Decoder`."""
 
-    def take_all(self) -> list[bytes]:
-        """Return all whole frames; see `prefork_wire.framing.take_one_by_one`."""
-        return take_one_by_one(self)
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes and return the whole frames; see `prefork_wire.framing.cut_one_by_one`."""
+        return cut_one_by_one(self, data)
 
     @abstractmethod
     def _measure(self, pending: bytearray) -> int:

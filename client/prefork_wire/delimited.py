@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prefork_wire.buffer import Buffer, require_positive
 from prefork_wire.errors import FrameInvalid, FrameTooLarge
-from prefork_wire.framing import take_one_by_one
+from prefork_wire.framing import MOST, cut_one_by_one
 
 
 def _too_large(max_length: int) -> FrameTooLarge:
@@ -17,7 +17,7 @@ def _too_large(max_length: int) -> FrameTooLarge:
 
 
 class _SplitBuffer(Buffer):
-    """What both decoders share: a chunk of many frames is cut in one step."""
+    """What both decoders share: the frames of a chunk are cut in one step."""
 
     __slots__ = ("_max_length",)
 
@@ -25,33 +25,30 @@ class _SplitBuffer(Buffer):
         super().__init__()
         self._max_length = max_length
 
-    def take_all(self) -> list[bytes]:
-        """Return all whole frames without their delimiters; see `prefork_wire.framing.take_one_by_one`."""
-        if self._failure is not None:
-            self._check()
+    def _cut_held(self) -> list[bytes]:
+        """Do what `cut` does, of bytes that have been fed, held before or not, and of any length."""
+        self._check()
         frames: list[bytes] = []
         if self._tail:
             first = self.take()  # joins what came with what was held
             if first is None:
                 return frames
             frames.append(first)
-            if self._tail:
-                return take_one_by_one(self, frames)
-        elif not self._held:  # so that asking whether there is more costs next to nothing
+        if not self._held or self._tail:
             return frames
         held = self._held[self._at :] if self._at else self._held
         pieces = self._split(held)
         rest = pieces.pop()
         # where all of it is within the limit, so is each of them
         if not pieces or (len(held) > self._max_length and max(map(len, pieces)) > self._max_length):
-            return take_one_by_one(self, frames)
+            return frames or cut_one_by_one(self, b"")
         self._held = rest
         self._at = 0
         return frames + pieces if frames else pieces
 
     @abstractmethod
     def _split(self, held: bytes) -> list[bytes]:
-        """Return the frames in `held` and, last, what is behind them."""
+        """Return the first frames in `held`, fewer than `MOST`, and last what is behind them."""
 
 
 class DelimitedDecoder(_SplitBuffer):
@@ -64,8 +61,17 @@ class DelimitedDecoder(_SplitBuffer):
         super().__init__(max_length)
         self._delimiter = delimiter
 
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes and return the whole frames; see `prefork_wire.framing.cut_one_by_one`."""
+        if self._held or self._tail or self._failure is not None or len(data) > self._max_length:
+            self.feed(data)
+            return self._cut_held()
+        frames = data.split(self._delimiter, MOST - 1)
+        self._held = frames.pop()
+        return frames
+
     def _split(self, held: bytes) -> list[bytes]:
-        return held.split(self._delimiter)
+        return held.split(self._delimiter, MOST - 1)
 
     def take(self) -> bytes | None:
         """Return the next frame without its delimiter; see `prefork_wire.Decoder`."""
@@ -108,10 +114,21 @@ class LineDecoder(_SplitBuffer):
         """Begin empty, for lines of at most `max_length` bytes without their terminator."""
         super().__init__(max_length)
 
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes and return the whole lines; see `prefork_wire.framing.cut_one_by_one`."""
+        if self._held or self._tail or self._failure is not None or len(data) > self._max_length:
+            self.feed(data)
+            return self._cut_held()
+        lines = data.split(b"\r\n", MOST - 1)
+        rest = lines.pop()
+        if data.count(b"\n") != len(lines):  # a line ends with LF alone, or there are more than MOST
+            self._held = data
+            return self._cut_held()
+        self._held = rest
+        return lines
+
     def _split(self, held: bytes) -> list[bytes]:
-        if held.count(b"\r\n") == held.count(b"\n"):
-            return held.split(b"\r\n")
-        *lines, rest = held.split(b"\n")
+        *lines, rest = held.split(b"\n", MOST - 1)
         return [*(line.removesuffix(b"\r") for line in lines), rest]
 
     def take(self) -> bytes | None:
@@ -225,7 +242,7 @@ class Lines:
     def encode_all(self, payloads: Sequence[bytes]) -> bytes:
         """Return the frames of all payloads, one behind the other; raises as `encode` does for the first that must."""
         newline = self.newline
-        frames = newline.join((*payloads, b""))
+        frames = newline.join(payloads) + newline
         if (
             frames.count(b"\n") == len(payloads)
             and (len(frames) <= self.max_length or max(map(len, payloads), default=0) <= self.max_length)

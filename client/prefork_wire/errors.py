@@ -10,9 +10,16 @@ The tree::
 A message names the limit or the rule that was broken, never the payload: it may be logged as it is.
 """
 
+from collections.abc import Sequence
+
 
 class FrameError(Exception):
-    """The byte stream cannot be cut into frames, or a payload cannot be made a frame."""
+    """The byte stream cannot be cut into frames, or a payload cannot be made a frame.
+
+    `frames` are the payloads of the whole frames before the bytes that are wrong, where many are cut at once.
+    """
+
+    frames: Sequence[bytes] = ()
 
 
 class FrameTooLarge(FrameError):  # noqa: N818 - it reads as a sentence: raise FrameTooLarge

@@ -1,12 +1,12 @@
 """What a framing is: the two protocols that every framing, built in or your own, fulfils.
 
-Many frames often come in one piece. A decoder may offer `take_all`, and a framing `encode_all`, to do many in one step:
-`all_taker` and `all_encoder` find them, or do it one by one. The built-in framings are in the files named after them.
+Many frames often come in one piece. A decoder may offer `cut`, and a framing `encode_all`, to do many in one step:
+`cutter` and `all_encoder` find them, or do it one by one. The built-in framings are in the files named after them.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from prefork_wire.errors import FrameError
 
@@ -75,28 +75,58 @@ class Framing(Protocol):
         ...
 
 
-def take_one_by_one(decoder: Decoder, frames: list[bytes] | None = None) -> list[bytes]:
-    """Return `frames` and, behind them, the payloads of all whole frames, which may be none.
+MOST: Final = 256
+"""Frames that one `cut` returns at most: as objects, small frames take many times the memory of their bytes."""
 
-    Call it until it returns none: what is wrong with the bytes behind the last frame is told by the next call.
+
+def cut_one_by_one(decoder: Decoder, data: bytes) -> list[bytes]:
+    """Add bytes as they arrived and return the payloads of all whole frames: what `cut` of a decoder does.
+
+    At most `MOST` are returned; where bytes are left (`buffered`), calling it again with none may return more.
 
     Raises:
-        FrameError: The bytes cannot be a frame, and there is none to return.
+        FrameError: The bytes cannot be a frame; its `frames` are those before them.
     """
-    taken = [] if frames is None else frames
+    decoder.feed(data)
+    frames: list[bytes] = []
     try:
-        while (frame := decoder.take()) is not None:
-            taken.append(frame)
-    except FrameError:
-        if not taken:
-            raise
-    return taken
+        while len(frames) < MOST and (frame := decoder.take()) is not None:
+            frames.append(frame)
+    except FrameError as error:
+        error.frames = frames
+        raise
+    return frames
 
 
-def all_taker(decoder: Decoder) -> Callable[[], list[bytes]]:
-    """Return what takes all whole frames from `decoder`: its own `take_all` if it has one, or `take_one_by_one`."""
-    own = getattr(decoder, "take_all", None)
-    return cast("Callable[[], list[bytes]]", own) if own is not None else partial(take_one_by_one, decoder)
+class Cutter(Decoder, Protocol):
+    """A decoder that returns many frames in one step."""
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes and return the whole frames; see `cut_one_by_one`."""
+        ...
+
+
+class _OneByOne:
+    """Somebody's own decoder, which has no `cut`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.feed = decoder.feed
+        self.take = decoder.take
+        self.end = decoder.end
+        self.rest = decoder.rest
+
+    def cut(self, data: bytes) -> list[bytes]:
+        return cut_one_by_one(self._decoder, data)
+
+    @property
+    def buffered(self) -> int:
+        return self._decoder.buffered
+
+
+def cutter(decoder: Decoder) -> Cutter:
+    """Return a decoder that has `cut`: this one if it has, or one that does the same with its `take`."""
+    return cast("Cutter", decoder) if hasattr(decoder, "cut") else _OneByOne(decoder)
 
 
 def all_encoder(framing: Framing) -> Callable[[Sequence[bytes]], bytes]:

@@ -6,6 +6,7 @@ For protocols without frames (discard, chargen) and for those that frame on thei
 from dataclasses import dataclass
 
 from prefork_wire.buffer import Buffer, require_positive
+from prefork_wire.framing import cut_one_by_one
 
 
 class RawDecoder(Buffer):
@@ -17,6 +18,12 @@ class RawDecoder(Buffer):
         """Begin empty, for frames of at most `max_length` bytes."""
         super().__init__()
         self._max_length = max_length
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes and return all that are here; see `prefork_wire.framing.cut_one_by_one`."""
+        if self._held or self._tail or self._failure is not None or not 0 < len(data) <= self._max_length:
+            return cut_one_by_one(self, data)
+        return [data]
 
     def take(self) -> bytes | None:
         """Return what arrived, at most `max_length` bytes of it; see `prefork_wire.Decoder`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prefork_wire.buffer import Buffer, require_positive
 from prefork_wire.errors import FrameInvalid, FrameTooLarge
+from prefork_wire.framing import MOST, cut_one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,25 @@ class LengthPrefixedDecoder(Buffer):
         self._size = header.size
         self._unpack: Callable[[bytes | bytearray, int], tuple[int]] = header.unpack_from
         self._max_length = max_length
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes and return the whole payloads; see `prefork_wire.framing.cut_one_by_one`."""
+        if self._held or self._tail or self._failure is not None:
+            return cut_one_by_one(self, data)
+        unpack, size, max_length, available = self._unpack, self._size, self._max_length, len(data)
+        frames: list[bytes] = []
+        at, body = 0, size
+        while body <= available and len(frames) < MOST:
+            (length,) = unpack(data, at)
+            end = body + length
+            if end > available or length > max_length:
+                break
+            frames.append(data[body:end])
+            at, body = end, end + size
+        if at == available:
+            return frames
+        self._held = data[at:] if at else data
+        return frames or cut_one_by_one(self, b"")
 
     def take(self) -> bytes | None:
         """Return the next payload; see `prefork_wire.Decoder`."""

@@ -2,8 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ from prefork_wire import (
     Netstring,
     Raw,
     all_encoder,
-    all_taker,
+    cutter,
 )
 
 
@@ -108,44 +108,55 @@ def with_nothing_between(data: bytes) -> Iterator[bytes]:
         yield byte
 
 
-def take_each(decoder: Decoder) -> Iterator[bytes]:
-    while (frame := decoder.take()) is not None:
-        yield frame
+def take_after_feeding(decoder: Decoder, chunk: bytes) -> Iterator[bytes]:
+    decoder.feed(chunk)
+    yield from iter(decoder.take, None)
 
 
-def take_all(decoder: Decoder) -> Iterator[bytes]:
-    while frames := all_taker(decoder)():
-        yield from frames
+def cut(decoder: Decoder, chunk: bytes) -> Iterator[bytes]:
+    """Cut as the server does: again only where bytes are left."""
+    own = cutter(decoder)
+    try:
+        yield from own.cut(chunk)
+        while own.buffered and (frames := own.cut(b"")):
+            yield from frames
+    except FrameError as error:
+        yield from error.frames
+        raise
 
 
 class OneByOne:
-    """A decoder of somebody's own, without take_all."""
+    """A decoder of somebody's own, without cut."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.take = decoder.take
+        self.take, self.feed, self.end, self.rest = decoder.take, decoder.feed, decoder.end, decoder.rest
+        self._decoder = decoder
+
+    @property
+    def buffered(self) -> int:
+        return self._decoder.buffered
 
 
-def take_all_from_a_decoder_that_takes_one(decoder: Decoder) -> Iterator[bytes]:
-    return take_all(cast("Decoder", OneByOne(decoder)))
+def cut_by_a_decoder_that_takes_one(decoder: Decoder, chunk: bytes) -> Iterator[bytes]:
+    return cut(OneByOne(decoder), chunk)
 
 
-Take = Callable[[Decoder], Iterator[bytes]]
-TAKES: list[Take] = [take_each, take_all, take_all_from_a_decoder_that_takes_one]
+Take = Callable[[Decoder, bytes], Iterator[bytes]]
+TAKES: list[Take] = [take_after_feeding, cut, cut_by_a_decoder_that_takes_one]
 
 
 MANNERS: list[Chunks] = [whole, byte_by_byte, in_two_halves, with_nothing_between]
 
 
 def outcome(
-    framing: Framing, chunks: Iterator[bytes], take: Take = take_each
+    framing: Framing, chunks: Iterator[bytes], take: Take = take_after_feeding
 ) -> tuple[list[bytes], type[FrameError] | None]:
     """Feed all chunks and take all there is after each."""
     decoder = framing.decoder()
     frames = []
     try:
         for chunk in chunks:
-            decoder.feed(chunk)
-            for frame in take(decoder):
+            for frame in take(decoder, chunk):
                 assert type(frame) is bytes
                 frames.append(frame)
     except FrameError as error:
@@ -166,15 +177,10 @@ def test_all_frames_come_out_at_once_when_taken_only_at_the_end(case: Case, mann
     decoder = case.framing.decoder()
     for chunk in manner(case.arrives):
         decoder.feed(chunk)
-    take = all_taker(decoder)
-
-    if case.frames:
-        assert take() == case.frames
-    if case.error is None:
-        assert take() == []
-    else:
-        with pytest.raises(case.error):
-            take()
+    frames: list[bytes] = []
+    with pytest.raises(case.error) if case.error else nullcontext():
+        frames.extend(cut(decoder, b""))
+    assert frames == case.frames
 
 
 @pytest.mark.parametrize("manner", MANNERS)
@@ -441,7 +447,7 @@ def test_taking_all_and_taking_one_may_be_mixed(sent: tuple[Framing, list[bytes]
     stream = all_encoder(framing)(payloads)
     assert stream == b"".join(map(framing.encode, payloads))
     decoder = framing.decoder()
-    take_all_of_it = all_taker(decoder)
+    own = cutter(decoder)
     frames: list[bytes] = []
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6), label="cuts"))
     ones = data.draw(st.lists(st.integers(0, 3), min_size=len(cuts), max_size=len(cuts)), label="taken one by one")
@@ -450,8 +456,8 @@ def test_taking_all_and_taking_one_may_be_mixed(sent: tuple[Framing, list[bytes]
     for start, end, single, everything in steps:
         decoder.feed(stream[start:end])
         frames += itertools.islice(iter(decoder.take, None), single)
-        if everything:
-            frames += take_all_of_it()
+        while everything and (more := own.cut(b"")):
+            frames += more
     decoder.end()
 
     assert frames == payloads

@@ -6,98 +6,129 @@ The path from bytes to reply in `ReplyLink` holds no task, no future and no stre
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
+from collections.abc import Iterator
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Final
 
-from prefork.connection.edge import RECEIVE_SIZE, ConnectionEnded, Wait
+from prefork.connection.edge import LARGE, RECEIVE_SIZE, ConnectionEnded, Wait, encode_before_fault
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
 from prefork.connection.tls import Tls, describe, report
 from prefork.scoreboard import Field
-from prefork_wire import FrameError, all_taker
+from prefork_wire import FrameError, cutter
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from prefork_wire import Framing
 
 # looked up on every request: an enumeration's own attributes are slower than a global
-_CLOSE, _FRAME, _HANDLER, _NEXT = Wait.CLOSE, Wait.FRAME, Wait.HANDLER, Wait.NEXT
+_CLOSE, _FIRST_BYTE, _FRAME = Wait.CLOSE, Wait.FIRST_BYTE, Wait.FRAME
+_HANDLER, _NEXT = Wait.HANDLER, Wait.NEXT
 _ERRORS: Final = int(Field.ERRORS)
 _REQUESTS: Final = int(Field.REQUESTS)
 _BYTES_IN: Final = int(Field.BYTES_IN)
+_BYTES_OUT: Final = int(Field.BYTES_OUT)
+
+_NONE: Final[Iterator[bytes]] = iter(())
 
 
 class ReplyLink(Link):
     """A connection whose every frame is answered by one call of a plain function."""
 
-    __slots__ = ("_choked", "_handler", "_left", "_take_all")
+    __slots__ = ("_choked", "_handler", "_left")
 
     def __init__(self, hub: Hub, address: object, handler: Callable[[bytes], bytes | None]) -> None:
         super().__init__(hub, address)
         self._handler = handler
-        self._take_all = all_taker(self._decoder)
         self._left: Sequence[bytes] = ()  # frames that wait until the peer has read the answers before them
         self._choked = False
 
     def data_received(self, data: bytes) -> None:
         """Answer every frame that `data` completes, in one write."""
-        self._hub.cells[_BYTES_IN] += len(data)
-        if self.wait is _CLOSE:  # read on only to let the peer close
-            return
-        self._decoder.feed(data)
-        if not self._choked:
-            self._answer()
-
-    def _answer(self) -> None:
-        """Answer all frames that are here, as long as the peer reads, and note what is waited for next."""
-        answered = False
-        try:
-            while frames := self._left or self._take_all():
-                answered = True
-                if not self._answer_each(frames):
-                    return
-        except FrameError as error:  # the peer's fault: what the handler and its answers may raise has been dealt with
-            self._refuse(error)
-            self._finish()
-            return
         hub = self._hub
+        hub.cells[_BYTES_IN] += len(data)
+        if self.wait is not _NEXT:
+            if self.wait is _CLOSE:  # read on only to let the peer close
+                return
+            if self._choked:
+                self._decoder.feed(data)
+                return
+        try:
+            frames = self._decoder.cut(data)
+        except FrameError as error:
+            self._end_behind(error)
+            return
+        if frames and not self._answer(frames):
+            return
         if self._decoder.buffered:
-            if answered or self.wait is not _FRAME:
-                self.wait, self.since = _FRAME, hub.now
+            self._go_on(answered=bool(frames))
         elif hub.closing:  # the last part of a drain: right behind an answer nothing can be lost
             self._finish()
         else:
             self.wait, self.since = _NEXT, hub.now
 
-    def _answer_each(self, frames: Sequence[bytes]) -> bool:
+    def _answer(self, frames: Sequence[bytes]) -> bool:
         """Call the handler for each frame and send the answers; False when that is the end, or a pause."""
-        handler = self._handler
-        answers: list[bytes] = []
-        done = size = 0
-        failure: Exception | None = None
-        try:
-            for frame in frames:
-                done += 1
-                if (answer := handler(frame)) is not None:
-                    answers.append(answer)
-                    size += len(answer)
-                    if size >= RECEIVE_SIZE:  # large answers go out now, so that a slow peer is noticed
-                        break
-        except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
-            failure = error
         hub = self._hub
-        hub.cells[_REQUESTS] += done
-        if answers:
-            data, fault = hub.framed(answers)
-            self._write(data)
-            failure = fault or failure
-        if failure is not None:
-            self._failed(failure)
+        handler = self._handler
+        coming = iter(frames)
+        left = len(frames)
+        while left:
+            answers: list[bytes] = []
+            failure: Exception | None = None
+            begun, left = left, 0
+            try:
+                for frame in coming:
+                    if (answer := handler(frame)) is not None:
+                        answers.append(answer)
+                        if len(answer) > LARGE:  # it goes out now, so that a peer that does not read is noticed
+                            left = length_hint(coming)
+                            break
+            except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+                failure, left = error, length_hint(coming)
+            hub.cells[_REQUESTS] += begun - left
+            if answers:
+                try:
+                    data = hub.encode_all(answers)
+                except Exception as error:  # noqa: BLE001 - what is no payload may raise anything
+                    data, failure = encode_before_fault(hub.framing, answers), error
+                hub.cells[_BYTES_OUT] += len(data)
+                self._transport.write(data)
+            if failure is not None:
+                self._failed(failure)
+                self._finish()
+                return False
+            if self._choked:
+                self._left = list(coming)
+                return False
+        return True
+
+    def _go_on(self, *, answered: bool) -> None:
+        """Answer all frames that are here, as long as the peer reads, and note what is waited for next."""
+        try:
+            while frames := self._decoder.cut(b""):
+                answered = True
+                if not self._answer(frames):
+                    return
+        except FrameError as error:
+            self._end_behind(error)
+            return
+        hub = self._hub
+        if self._decoder.buffered:
+            if answered or self.wait is not _FRAME:
+                self.wait, self.since = _FRAME, hub.now
+        elif hub.closing:
             self._finish()
-            return False
-        self._left = frames[done:] if done < len(frames) else ()
-        return not self._choked
+        else:
+            self.wait, self.since = _NEXT, hub.now
+
+    def _end_behind(self, error: FrameError) -> None:
+        """Answer the frames before bytes that are none, and end; if the peer must read first, that is found again."""
+        if self._answer(error.frames):
+            self._refuse(error)
+            self._finish()
 
     def pause_writing(self) -> None:
         """Leave the peer's requests unread until it reads its replies."""
@@ -111,7 +142,9 @@ class ReplyLink(Link):
         self._choked = False
         if self.wait is not Wait.CLOSE:
             self._transport.resume_reading()
-            self._answer()
+            left, self._left = self._left, ()
+            if self._answer(left):
+                self._go_on(answered=bool(left))
 
     def retire(self) -> None:
         """End a quiet connection because the worker drains."""
@@ -131,18 +164,35 @@ class Connection(Link):
     sent between two waits leaves in one write. `id` is unique in this worker, `peer` is the other side's address.
     """
 
-    __slots__ = ("_encode", "_handler", "_out", "_over", "_paused", "_room", "_scheduled", "_taken", "_task", "_waiter")
+    __slots__ = (
+        "_ahead",
+        "_encode",
+        "_handler",
+        "_out",
+        "_over",
+        "_paused",
+        "_ready",
+        "_room",
+        "_singly",
+        "_task",
+        "_uncounted",
+        "_unsent",
+        "_waiter",
+    )
 
     def __init__(self, hub: Hub, address: object, handler: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
         super().__init__(hub, address)
         self._handler = handler
-        self._encode = hub.framing.encode
+        self._encode = hub.encode
+        self._ready: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
+        self._ahead: tuple[bytes, int] | None = None  # the bytes that they were cut from, and how many they were
+        self._singly = False  # the framing may change behind every frame: none is cut ahead
+        self._uncounted = 0  # frames in `_ready`, and others, that are not yet on the scoreboard
         self._out: list[bytes] = []
-        self._scheduled = False
-        self._taken = 0  # frames that are not yet on the scoreboard
+        self._unsent = 0  # bytes in `_out`
         self._paused = False
         self._over = ""  # why no frame will come any more
-        self._waiter: asyncio.Future[bytes | None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # unset when the write buffer has room
         self._task: asyncio.Task[None] | None = None
 
@@ -169,20 +219,16 @@ class Connection(Link):
         """What the connection waits for, in words of `edge.Wait`, lower case."""
         return self.wait.name.lower()
 
-    def __aiter__(self) -> Self:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the frames that come, until the conversation is over."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return the next frame.
-
-        Raises:
-            StopAsyncIteration: the conversation is over.
-        """
-        frame = None if self._over else self._pop()
-        if frame is None and ((waiter := self._begin_to_wait()) is None or (frame := await waiter) is None):
-            raise StopAsyncIteration
-        return frame
+        while True:
+            for frame in self._ready:
+                yield frame
+            if not self._refill():
+                waiter = self._begin_to_wait()
+                if waiter is None:
+                    return
+                await waiter
 
     async def receive(self) -> bytes:
         """Return the next frame.
@@ -190,10 +236,14 @@ class Connection(Link):
         Raises:
             ConnectionEnded: the conversation is over, and why.
         """
-        frame = None if self._over else self._pop()
-        if frame is None and ((waiter := self._begin_to_wait()) is None or (frame := await waiter) is None):
-            raise ConnectionEnded(self._over)
-        return frame
+        while True:
+            for frame in self._ready:
+                return frame
+            if not self._refill():
+                waiter = self._begin_to_wait()
+                if waiter is None:
+                    raise ConnectionEnded(self._over)
+                await waiter
 
     async def send(self, payload: bytes) -> None:
         """Frame `payload` and send it; wait while the peer is too slow to take it.
@@ -202,24 +252,25 @@ class Connection(Link):
             ConnectionEnded: nobody is there to read it.
             prefork_wire.FrameError: the payload cannot be framed.
         """
-        if self.wait is _CLOSE or self._transport.is_closing():
-            raise ConnectionEnded(self._over or "the connection is closed")
-        self._out.append(self._encode(payload))
-        if not self._scheduled:
-            self._scheduled = True
-            self._hub.loop.call_soon(self._flush)
-        if self._room is not None:
+        if not self._out:
+            self._check_open()
+            self._hub.flush_soon(self._flush)
+        frame = self._encode(payload)
+        self._out.append(frame)
+        self._unsent += len(frame)
+        if self._unsent > RECEIVE_SIZE or self._room is not None:
             self._flush()
-            await self._room
-            if self._transport.is_closing():
-                raise ConnectionEnded(self._over or "the connection is closed")
+            if self._room is not None:
+                await self._room
+                self._check_open()
 
     def set_framing(self, framing: Framing) -> None:
         """Read what comes next, bytes already here included, by another framing; send by it too."""
-        rest = self._decoder.rest()
+        rest = self._give_back()
         self._encode = framing.encode
-        self._set_decoder(framing.decoder())
+        self._decoder = cutter(framing.decoder())
         self._decoder.feed(rest)
+        self._singly = True
 
     async def start_tls(self) -> None:
         """Speak TLS from here on; what has been sent before leaves in plain text first.
@@ -233,7 +284,7 @@ class Connection(Link):
         if hub.tls is None or self._secure:
             raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
         self._flush()
-        if self._decoder.buffered:
+        if self._holds():
             self._over = "bytes came between STARTTLS and the handshake"
             raise ConnectionEnded(self._over)
         try:
@@ -265,12 +316,12 @@ class Connection(Link):
     async def close(self) -> None:
         """Send what is left and close in order; returning from the handler does the same."""
         self._flush()
-        self._over = self._over or "the connection is closed"
+        self._hand_out_no_more("the connection is closed")
         self._finish()
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes included."""
-        self._over = self._over or "the connection was aborted"
+        self._hand_out_no_more("the connection was aborted")
         self._transport.abort()
 
     # What the event loop calls. --------------------------------------------------------------------------------------
@@ -292,25 +343,24 @@ class Connection(Link):
         hub.cells[_BYTES_IN] += len(data)
         if self._over:  # read on only to let the peer close
             return
-        self._decoder.feed(data)
         waiter = self._waiter
         if waiter is None:
+            self._decoder.feed(data)
             if not self._paused and self._decoder.buffered > RECEIVE_SIZE:
                 self._paused = True
                 self._transport.pause_reading()
             return
-        frame = self._pop()
-        if frame is not None or self._over:
+        if self._refill(data) or self._over:
             self._waiter = None
             if not waiter.done():
-                waiter.set_result(frame)
-        elif self.wait is not Wait.FRAME:
-            self.wait, self.since = Wait.FRAME, hub.now
+                waiter.set_result(None)
+        elif self.wait is not _FRAME:
+            self.wait, self.since = _FRAME, hub.now
 
     def eof_received(self) -> bool:
         """Tell the handler, after what came before; replies can still be sent."""
         stays = super().eof_received()
-        if not self._over and not self._decoder.buffered:
+        if not self._over and not self._holds():
             self.end("the peer closed")
         elif self._waiter is not None:
             self.end("the peer closed in the middle of a frame")
@@ -353,27 +403,74 @@ class Connection(Link):
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
-    def _wake(self, reason: str) -> None:
+    def _holds(self) -> bool:
+        """Say whether anything has come that the handler has not been given yet."""
+        return bool(self._decoder.buffered or length_hint(self._ready))
+
+    def _check_open(self) -> None:
+        if self.wait is _CLOSE or self._transport.is_closing():
+            raise ConnectionEnded(self._over or "the connection is closed")
+
+    def _hand_out_no_more(self, reason: str) -> None:
         self._over = self._over or reason
+        for _ in self._ready:  # the handler may be iterating over it at this moment
+            pass
+
+    def _wake(self, reason: str) -> None:
+        self._hand_out_no_more(reason)
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _pop(self) -> bytes | None:
+    def _refill(self, data: bytes = b"") -> bool:
+        """Make frames of the bytes that are here and of `data`, which has just come; False where there is none."""
+        if self._over:
+            return False
+        decoder = self._decoder
+        came = b""
+        frames: Sequence[bytes] = ()
         try:
-            frame = self._take()
+            if self._singly or (data and decoder.buffered):  # a long frame grows in the decoder, without being copied
+                decoder.feed(data)
+                frame = decoder.take()
+                frames = () if frame is None else (frame,)
+            else:
+                came = data or decoder.rest()
+                frames = decoder.cut(came)
         except FrameError as error:
-            self._refuse(error)
-            self._over = str(error)
-            return None
-        if frame is not None:
-            self._taken += 1
-            if self.wait is not _HANDLER:
-                self.wait, self.since = _HANDLER, self._hub.now
-        return frame
+            frames = error.frames  # those before it come first: the decoder fails again behind them
+            if not frames:
+                self._refuse(error)
+                self._over = str(error)
+        if not frames:
+            return False
+        if len(frames) > 1:
+            held = decoder.buffered
+            self._ahead = (came[:-held] if held else came, len(frames))
+        self._ready = iter(frames)
+        self._uncounted += len(frames)
+        self.wait, self.since = _HANDLER, self._hub.now
+        return True
 
-    def _begin_to_wait(self) -> asyncio.Future[bytes | None] | None:
-        """Return what will be the next frame, or None at the end; nothing will come now or then: `_over` says why."""
+    def _give_back(self) -> bytes:
+        """Return all bytes that the handler has not been given yet, also those that are cut already, and forget them."""
+        rest = self._decoder.rest()
+        left = length_hint(self._ready)
+        if not left or self._ahead is None:
+            return rest
+        came, count = self._ahead
+        self._ahead = None
+        again = self._hub.framing.decoder()
+        again.feed(came)
+        for _ in range(count - left):
+            again.take()
+        self._uncounted -= left
+        for _ in self._ready:
+            pass
+        return again.rest() + rest
+
+    def _begin_to_wait(self) -> asyncio.Future[None] | None:
+        """Return what ends when there is something new; None where nothing will come now or then: `_over` says why."""
         # bytes that came before the peer's close have been served; after any other end nothing is
         if self._over:
             return None
@@ -383,25 +480,26 @@ class Connection(Link):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
+        self._ahead = None
         self._flush()
         held = self._decoder.buffered
-        if self._hub.closing and not held and self.wait is not Wait.FIRST_BYTE:
+        if self._hub.closing and not held and self.wait is not _FIRST_BYTE:
             self._over = "the worker drains"
             return None
-        if self.wait is not Wait.FIRST_BYTE:
-            self.wait, self.since = Wait.FRAME if held else Wait.NEXT, self._hub.now
+        if self.wait is not _FIRST_BYTE:
+            self.wait, self.since = _FRAME if held else _NEXT, self._hub.now
         self._waiter = self._hub.loop.create_future()
         return self._waiter
 
     def _flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken."""
-        self._scheduled = False
-        if self._taken:
-            self._hub.cells[_REQUESTS] += self._taken
-            self._taken = 0
+        if self._uncounted and (taken := self._uncounted - length_hint(self._ready)):
+            self._hub.cells[_REQUESTS] += taken
+            self._uncounted -= taken
         if self._out:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
+            self._unsent = 0
             if not self._transport.is_closing():
                 self._write(data)
 
@@ -411,5 +509,5 @@ class Connection(Link):
         if error is not None and not isinstance(error, ConnectionEnded):  # a handler may let an end pass: no failure
             self._failed(error)
         self._flush()
-        self._over = self._over or "the handler returned"
+        self._hand_out_no_more("the handler returned")
         self._finish()

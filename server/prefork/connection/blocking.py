@@ -17,7 +17,7 @@ from prefork.connection import edge
 from prefork.connection.edge import LINGER, QUIET, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait
 from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
-from prefork_wire import FrameError
+from prefork_wire import FrameError, all_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,8 +77,7 @@ class BlockingConnection:
         self._over = ""
         self._first = True  # nothing has come yet
         self._decoder = framing.decoder()
-        self._encode = framing.encode
-        self._answers = edge.Answers(framing)
+        self._framing = framing
         self.id = next(_ids)
         self.peer = edge.take_peer(sock)
         self._opened = time.monotonic()
@@ -128,13 +127,13 @@ class BlockingConnection:
             ConnectionEnded: nobody is there to read it, or it was not read within the write timeout.
             prefork_wire.FrameError: the payload cannot be framed.
         """
-        self._send(self._encode(payload))
+        self._send(self._framing.encode(payload))
 
     def set_framing(self, framing: Framing) -> None:
         """Read what comes next, bytes already here included, by another framing; send by it too."""
         rest = self._decoder.rest()
         self._decoder = framing.decoder()
-        self._encode = framing.encode
+        self._framing = framing
         self._decoder.feed(rest)
 
     @property
@@ -247,10 +246,12 @@ class BlockingConnection:
 
     def send_all(self, payloads: list[bytes]) -> None:
         """Frame each payload and send them in one write; raises what the first that makes no frame raises."""
-        data, fault = self._answers.framed(payloads)
+        try:
+            data = all_encoder(self._framing)(payloads)
+        except Exception:
+            self._send(edge.encode_before_fault(self._framing, payloads))
+            raise
         self._send(data)
-        if fault is not None:
-            raise fault
 
     def _pop(self) -> bytes | None:
         if self._over:

@@ -6,11 +6,10 @@ that names what it was slow at.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-from prefork_wire import all_encoder
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +48,11 @@ PAUSE_PART: Final = 1 / 6
 
 RECEIVE_SIZE: Final = 1 << 16
 """Bytes read from a blocking socket at once, and how far reading goes ahead of a handler that does not take frames."""
+
+
+LARGE: Final = 512
+"""Bytes of an answer that is sent before the next one is made. Smaller ones leave together: at most `prefork_wire.MOST`
+of them, 128 KiB, are made before it is noticed that a peer does not read."""
 
 
 class Wait(IntEnum):
@@ -131,24 +135,12 @@ SLOW_AT: Final = {
 """What to say of a peer whose wait ran out."""
 
 
-class Answers:
-    """Makes bytes of a service's answers: as many as come before the first that makes no frame."""
-
-    def __init__(self, framing: Framing) -> None:
-        self._encode = framing.encode
-        self._encode_all = all_encoder(framing)
-
-    def framed(self, answers: Sequence[bytes]) -> tuple[bytes, Exception | None]:
-        """Return the frames, and what the first bad answer raised: whatever it is, it is the handler's fault."""
-        try:
-            return self._encode_all(answers), None
-        except Exception:  # noqa: BLE001 - what is no payload may raise anything
-            frames: list[bytes] = []
-            try:
-                frames.extend(map(self._encode, answers))
-            except Exception as error:  # noqa: BLE001 - as above
-                return b"".join(frames), error
-            return b"".join(frames), None
+def encode_before_fault(framing: Framing, answers: Sequence[bytes]) -> bytes:
+    """Return the frames of the answers before the first that makes none, whatever it raises: they are still sent."""
+    frames: list[bytes] = []
+    with contextlib.suppress(Exception):
+        frames.extend(map(framing.encode, answers))
+    return b"".join(frames)
 
 
 def peer_name(address: object) -> str:

@@ -19,6 +19,7 @@ from prefork.connection import edge
 from prefork.connection.edge import FIRST_QUIET, QUIET, SLOW_AT, Wait
 from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
+from prefork_wire import all_encoder, cutter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from prefork.connection.tls import Terms
     from prefork.scoreboard import Row
     from prefork.settings import Settings
-    from prefork_wire import Decoder, Framing
+    from prefork_wire import Framing
 
 _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ERRORS: Final = int(Field.ERRORS)
@@ -47,7 +48,8 @@ class Hub:
         tls: Terms | None = None,
     ) -> None:
         self.framing = framing
-        self.framed = edge.Answers(framing).framed
+        self.encode = framing.encode
+        self.encode_all = all_encoder(framing)
         self.cells = row.cells
         self.loop = loop
         self.limits = edge.limits(settings)
@@ -59,6 +61,18 @@ class Hub:
         self.closing = False  # the last part of a drain
         self.released: Callable[[], None] = _nothing  # called after each connection that is gone
         self.now = time.monotonic()
+        self._unflushed: list[Callable[[], None]] = []
+
+    def flush_soon(self, flush: Callable[[], None]) -> None:
+        """Call `flush` in the loop's next turn: one call of the loop's for all connections, not one for each."""
+        if not self._unflushed:
+            self.loop.call_soon(self._flush)
+        self._unflushed.append(flush)
+
+    def _flush(self) -> None:
+        due, self._unflushed = self._unflushed, []
+        for flush in due:
+            flush()
 
     def begin_to_drain(self) -> None:
         """Let connections end: what counts as quiet begins now, whatever the last tick's clock said of each."""
@@ -92,7 +106,6 @@ class Link(asyncio.Protocol):
         "_hub",
         "_peer_ended",
         "_secure",
-        "_take",
         "_transport",
         "id",
         "limits",
@@ -104,7 +117,7 @@ class Link(asyncio.Protocol):
     def __init__(self, hub: Hub, address: object) -> None:
         self._hub = hub
         self._address = address
-        self._set_decoder(hub.framing.decoder())
+        self._decoder = cutter(hub.framing.decoder())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
         self._peer_ended = False
         self._secure = hub.secure
@@ -118,10 +131,6 @@ class Link(asyncio.Protocol):
     def peer(self) -> str:
         """The address of the other side, as it is written."""
         return edge.peer_name(self._address)
-
-    def _set_decoder(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._take = decoder.take
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the accounts."""
