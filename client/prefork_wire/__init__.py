@@ -7,7 +7,7 @@ imports neither sockets nor asyncio nor its sibling packages.
 from prefork_wire.address import Address, parse_address
 from prefork_wire.delimited import Delimited, Lines
 from prefork_wire.errors import FrameError, FrameInvalid, FrameTooLarge, FrameTruncated
-from prefork_wire.framing import Cutter, Decoder, Framing, all_encoder, cutter
+from prefork_wire.framing import Cutter, Decoder, Framing, all_encoder, cut_one_by_one, cutter
 from prefork_wire.raw import Raw
 from prefork_wire.sized import FixedSize, LengthPrefixed, Netstring
 
@@ -27,6 +27,7 @@ __all__ = [
     "Netstring",
     "Raw",
     "all_encoder",
+    "cut_one_by_one",
     "cutter",
     "parse_address",
 ]

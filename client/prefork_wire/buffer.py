@@ -19,21 +19,30 @@ class Buffer(ABC):
     frame there is whole, all of it becomes `_held`. So each byte moves a bounded number of times.
     """
 
-    __slots__ = ("_at", "_failure", "_held", "_need", "_tail")
+    __slots__ = ("_at", "_failure", "_held", "_need", "_tail", "buffered")
+
+    buffered: int
+    """How many bytes are held and not yet taken; kept, and not computed, because it is asked for after every batch."""
 
     def __init__(self) -> None:
         """Begin empty."""
         self._held = b""
         self._at = 0
-        self._tail = bytearray()
+        self._tail: bytearray | None = None
         self._need = 0  # no fewer bytes in _tail can complete its first frame; 0: not measured yet
         self._failure: tuple[type[FrameError], str] | None = None
+        self.buffered = 0
 
     def feed(self, data: bytes) -> None:
         """Add bytes as they arrived; see `prefork_wire.Decoder`."""
-        if self._held or self._tail:
+        if self._failure is not None:
+            return
+        self.buffered += len(data)
+        if self._tail is not None:
             self._tail += data
-        elif self._failure is None:
+        elif self._held:
+            self._tail = bytearray(data)
+        else:
             self._held = data
 
     @abstractmethod
@@ -63,8 +72,8 @@ class Buffer(ABC):
         """
         self._check()
         tail = self._tail
-        if self._held:
-            tail[:0] = self._held[self._at :]
+        if self._held or tail is None:
+            tail = self._tail = bytearray(self._held[self._at :]) + (tail or b"")
             self._held = b""
             self._at = 0
             self._need = 0
@@ -78,9 +87,18 @@ class Buffer(ABC):
         if len(tail) < self._need:
             return False
         self._held = bytes(tail)
-        self._tail = bytearray()
+        self._tail = None
         self._need = 0
         return True
+
+    def _go_to(self, end: int) -> None:
+        """Leave behind what of `_held` is before `end`: it has been taken."""
+        self.buffered -= end - self._at
+        if end == len(self._held):
+            self._held = b""
+            self._at = 0
+        else:
+            self._at = end
 
     def end(self) -> None:
         """Say that the peer's bytes have ended; see `prefork_wire.Decoder`."""
@@ -92,14 +110,9 @@ class Buffer(ABC):
 
     def rest(self) -> bytes:
         """Return all bytes not yet taken and forget them; see `prefork_wire.Decoder`."""
-        rest = self._held[self._at :] + self._tail
+        rest = self._held[self._at :] + (self._tail or b"")
         self._clear()
         return rest
-
-    @property
-    def buffered(self) -> int:
-        """How many bytes are held and not yet taken."""
-        return len(self._held) - self._at + len(self._tail)
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -114,8 +127,9 @@ class Buffer(ABC):
     def _clear(self) -> None:
         self._held = b""
         self._at = 0
-        self._tail = bytearray()
+        self._tail = None
         self._need = 0
+        self.buffered = 0
 
 
 def require_positive(name: str, value: int) -> None:

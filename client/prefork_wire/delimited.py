@@ -11,6 +11,8 @@ from prefork_wire.buffer import Buffer, require_positive
 from prefork_wire.errors import FrameInvalid, FrameTooLarge
 from prefork_wire.framing import MOST, cut_one_by_one
 
+_LF = 10  # a number: looking for it is far quicker than for b"\n", which `in` first tries to read as one
+
 
 def _too_large(max_length: int) -> FrameTooLarge:
     return FrameTooLarge(f"no delimiter within the limit of {max_length} bytes")
@@ -34,7 +36,7 @@ class _SplitBuffer(Buffer):
             if first is None:
                 return frames
             frames.append(first)
-        if not self._held or self._tail:
+        if self._tail or not self._held:
             return frames
         held = self._held[self._at :] if self._at else self._held
         pieces = self._split(held)
@@ -44,6 +46,7 @@ class _SplitBuffer(Buffer):
             return frames or cut_one_by_one(self, b"")
         self._held = rest
         self._at = 0
+        self.buffered = len(rest)
         return frames + pieces if frames else pieces
 
     @abstractmethod
@@ -63,11 +66,12 @@ class DelimitedDecoder(_SplitBuffer):
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add bytes and return the whole frames; see `prefork_wire.framing.cut_one_by_one`."""
-        if self._held or self._tail or self._failure is not None or len(data) > self._max_length:
+        if self.buffered or self._failure is not None or len(data) > self._max_length:
             self.feed(data)
             return self._cut_held()
         frames = data.split(self._delimiter, MOST - 1)
-        self._held = frames.pop()
+        self._held = rest = frames.pop()
+        self.buffered = len(rest)
         return frames
 
     def _split(self, held: bytes) -> list[bytes]:
@@ -76,17 +80,12 @@ class DelimitedDecoder(_SplitBuffer):
     def take(self) -> bytes | None:
         """Return the next frame without its delimiter; see `prefork_wire.Decoder`."""
         held = self._held
-        if not held and not self._tail and self._failure is None:
+        if not self.buffered and self._failure is None:
             return None
         at = self._at
         end = held.find(self._delimiter, at)
         if 0 <= end <= at + self._max_length:
-            following = end + len(self._delimiter)
-            if following == len(held):
-                self._held = b""
-                self._at = 0
-            else:
-                self._at = following
+            self._go_to(end + len(self._delimiter))
             return held[at:end]
         return self.take() if self._refill() else None
 
@@ -116,15 +115,16 @@ class LineDecoder(_SplitBuffer):
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add bytes and return the whole lines; see `prefork_wire.framing.cut_one_by_one`."""
-        if self._held or self._tail or self._failure is not None or len(data) > self._max_length:
+        if self.buffered or self._failure is not None or len(data) > self._max_length:
             self.feed(data)
             return self._cut_held()
         lines = data.split(b"\r\n", MOST - 1)
         rest = lines.pop()
         if data.count(b"\n") != len(lines):  # a line ends with LF alone, or there are more than MOST
-            self._held = data
+            self.feed(data)
             return self._cut_held()
         self._held = rest
+        self.buffered = len(rest)
         return lines
 
     def _split(self, held: bytes) -> list[bytes]:
@@ -134,19 +134,14 @@ class LineDecoder(_SplitBuffer):
     def take(self) -> bytes | None:
         """Return the next line without its terminator; see `prefork_wire.Decoder`."""
         held = self._held
-        if not held and not self._tail and self._failure is None:
+        if not self.buffered and self._failure is None:
             return None
         at = self._at
         newline = held.find(b"\n", at)
         if newline >= 0:
             end = newline - 1 if newline > at and held[newline - 1] == 13 else newline  # noqa: PLR2004 - CR
             if end - at <= self._max_length:
-                following = newline + 1
-                if following == len(held):
-                    self._held = b""
-                    self._at = 0
-                else:
-                    self._at = following
+                self._go_to(newline + 1)
                 return held[at:end]
         return self.take() if self._refill() else None
 
@@ -233,7 +228,7 @@ class Lines:
         """
         if len(payload) > self.max_length:
             raise FrameTooLarge(f"line of {len(payload)} bytes, the limit is {self.max_length}")
-        if b"\n" in payload:
+        if _LF in payload:
             raise FrameInvalid("line contains a newline")
         if self.newline == b"\n" and payload.endswith(b"\r"):
             raise FrameInvalid("line ends with CR, which a receiver would take for a part of the newline")
@@ -246,7 +241,7 @@ class Lines:
         if (
             frames.count(b"\n") == len(payloads)
             and (len(frames) <= self.max_length or max(map(len, payloads), default=0) <= self.max_length)
-            and (len(newline) > 1 or b"\r\n" not in frames)
+            and (len(newline) > 1 or frames.find(b"\r\n") < 0)
         ):
             return frames
         return b"".join(map(self.encode, payloads))

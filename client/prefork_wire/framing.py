@@ -79,10 +79,10 @@ MOST: Final = 256
 """Frames that one `cut` returns at most: as objects, small frames take many times the memory of their bytes."""
 
 
-def cut_one_by_one(decoder: Decoder, data: bytes) -> list[bytes]:
+def cut_one_by_one(decoder: Decoder, data: bytes, most: int = MOST) -> list[bytes]:
     """Add bytes as they arrived and return the payloads of all whole frames: what `cut` of a decoder does.
 
-    At most `MOST` are returned; where bytes are left (`buffered`), calling it again with none may return more.
+    At most `most` are returned; where bytes are left (`buffered`), calling it again with none may return more.
 
     Raises:
         FrameError: The bytes cannot be a frame; its `frames` are those before them.
@@ -90,7 +90,7 @@ def cut_one_by_one(decoder: Decoder, data: bytes) -> list[bytes]:
     decoder.feed(data)
     frames: list[bytes] = []
     try:
-        while len(frames) < MOST and (frame := decoder.take()) is not None:
+        while len(frames) < most and (frame := decoder.take()) is not None:
             frames.append(frame)
     except FrameError as error:
         error.frames = frames
@@ -107,26 +107,34 @@ class Cutter(Decoder, Protocol):
 
 
 class _OneByOne:
-    """Somebody's own decoder, which has no `cut`."""
+    """A decoder of anybody's, with a `cut` that takes."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, most: int) -> None:
         self._decoder = decoder
+        self._most = most
         self.feed = decoder.feed
         self.take = decoder.take
         self.end = decoder.end
         self.rest = decoder.rest
 
     def cut(self, data: bytes) -> list[bytes]:
-        return cut_one_by_one(self._decoder, data)
+        return cut_one_by_one(self._decoder, data, self._most)
 
     @property
     def buffered(self) -> int:
         return self._decoder.buffered
 
 
-def cutter(decoder: Decoder) -> Cutter:
-    """Return a decoder that has `cut`: this one if it has, or one that does the same with its `take`."""
-    return cast("Cutter", decoder) if hasattr(decoder, "cut") else _OneByOne(decoder)
+def cutter(decoder: Decoder, *, singly: bool = False) -> Cutter:
+    """Return a decoder that has `cut`: this one if it has, or one that does the same with its `take`.
+
+    Args:
+        decoder: Anybody's.
+        singly: Let `cut` return one frame at most: another framing may follow behind each.
+    """
+    if hasattr(decoder, "cut") and not singly:
+        return cast("Cutter", decoder)
+    return _OneByOne(decoder, 1 if singly else MOST)
 
 
 def all_encoder(framing: Framing) -> Callable[[Sequence[bytes]], bytes]:

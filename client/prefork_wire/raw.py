@@ -21,7 +21,7 @@ class RawDecoder(Buffer):
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add bytes and return all that are here; see `prefork_wire.framing.cut_one_by_one`."""
-        if self._held or self._tail or self._failure is not None or not 0 < len(data) <= self._max_length:
+        if self.buffered or self._failure is not None or not 0 < len(data) <= self._max_length:
             return cut_one_by_one(self, data)
         return [data]
 
@@ -30,12 +30,8 @@ class RawDecoder(Buffer):
         held = self._held
         if held:
             at = self._at
-            end = at + self._max_length
-            if end >= len(held):
-                self._held = b""
-                self._at = 0
-            else:
-                self._at = end
+            end = min(at + self._max_length, len(held))
+            self._go_to(end)
             return held[at:end]
         return self.take() if self._refill() else None
 

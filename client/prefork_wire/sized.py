@@ -31,7 +31,7 @@ class LengthPrefixedDecoder(Buffer):
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add bytes and return the whole payloads; see `prefork_wire.framing.cut_one_by_one`."""
-        if self._held or self._tail or self._failure is not None:
+        if self.buffered or self._failure is not None:
             return cut_one_by_one(self, data)
         unpack, size, max_length, available = self._unpack, self._size, self._max_length, len(data)
         frames: list[bytes] = []
@@ -45,13 +45,13 @@ class LengthPrefixedDecoder(Buffer):
             at, body = end, end + size
         if at == available:
             return frames
-        self._held = data[at:] if at else data
+        self.feed(data[at:] if at else data)
         return frames or cut_one_by_one(self, b"")
 
     def take(self) -> bytes | None:
         """Return the next payload; see `prefork_wire.Decoder`."""
         held = self._held
-        if not held and not self._tail and self._failure is None:
+        if not self.buffered and self._failure is None:
             return None
         at = self._at
         available = len(held)
@@ -60,11 +60,7 @@ class LengthPrefixedDecoder(Buffer):
             (length,) = self._unpack(held, at)
             end = body + length
             if end <= available and length <= self._max_length:
-                if end == available:
-                    self._held = b""
-                    self._at = 0
-                else:
-                    self._at = end
+                self._go_to(end)
                 return held[body:end]
         return self.take() if self._refill() else None
 
@@ -90,16 +86,12 @@ class FixedSizeDecoder(Buffer):
     def take(self) -> bytes | None:
         """Return the next frame; see `prefork_wire.Decoder`."""
         held = self._held
-        if not held and not self._tail and self._failure is None:
+        if not self.buffered and self._failure is None:
             return None
         at = self._at
         end = at + self._size
         if end <= len(held):
-            if end == len(held):
-                self._held = b""
-                self._at = 0
-            else:
-                self._at = end
+            self._go_to(end)
             return held[at:end]
         return self.take() if self._refill() else None
 
@@ -121,7 +113,7 @@ class NetstringDecoder(Buffer):
     def take(self) -> bytes | None:
         """Return the next payload; see `prefork_wire.Decoder`."""
         held = self._held
-        if not held and not self._tail and self._failure is None:
+        if not self.buffered and self._failure is None:
             return None
         at = self._at
         colon = held.find(b":", at, at + self._digits + 1)
@@ -131,11 +123,7 @@ class NetstringDecoder(Buffer):
             body = colon + 1
             end = body + int(length)
             if end - body <= self._max_length and held.startswith(b",", end):
-                if end + 1 == len(held):
-                    self._held = b""
-                    self._at = 0
-                else:
-                    self._at = end + 1
+                self._go_to(end + 1)
                 return held[body:end]
         return self.take() if self._refill() else None
 

@@ -15,7 +15,7 @@ from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
 from prefork.connection.tls import Tls, describe, report
 from prefork.scoreboard import Field
-from prefork_wire import FrameError, cutter
+from prefork_wire import FrameError, cut_one_by_one, cutter
 
 if TYPE_CHECKING:
     import asyncio
@@ -167,13 +167,13 @@ class Connection(Link):
     __slots__ = (
         "_ahead",
         "_encode",
+        "_fault",
         "_handler",
         "_out",
         "_over",
         "_paused",
         "_ready",
         "_room",
-        "_singly",
         "_task",
         "_uncounted",
         "_unsent",
@@ -186,7 +186,7 @@ class Connection(Link):
         self._encode = hub.encode
         self._ready: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
         self._ahead: tuple[bytes, int] | None = None  # the bytes that they were cut from, and how many they were
-        self._singly = False  # the framing may change behind every frame: none is cut ahead
+        self._fault: FrameError | None = None  # why no frame can come behind those in `_ready`
         self._uncounted = 0  # frames in `_ready`, and others, that are not yet on the scoreboard
         self._out: list[bytes] = []
         self._unsent = 0  # bytes in `_out`
@@ -224,7 +224,7 @@ class Connection(Link):
         while True:
             for frame in self._ready:
                 yield frame
-            if not self._refill():
+            if not self._decoder.buffered or not self._refill():
                 waiter = self._begin_to_wait()
                 if waiter is None:
                     return
@@ -239,7 +239,7 @@ class Connection(Link):
         while True:
             for frame in self._ready:
                 return frame
-            if not self._refill():
+            if not self._decoder.buffered or not self._refill():
                 waiter = self._begin_to_wait()
                 if waiter is None:
                     raise ConnectionEnded(self._over)
@@ -268,9 +268,8 @@ class Connection(Link):
         """Read what comes next, bytes already here included, by another framing; send by it too."""
         rest = self._give_back()
         self._encode = framing.encode
-        self._decoder = cutter(framing.decoder())
+        self._decoder = cutter(framing.decoder(), singly=True)
         self._decoder.feed(rest)
-        self._singly = True
 
     async def start_tls(self) -> None:
         """Speak TLS from here on; what has been sent before leaves in plain text first.
@@ -350,7 +349,7 @@ class Connection(Link):
                 self._paused = True
                 self._transport.pause_reading()
             return
-        if self._refill(data) or self._over:
+        if self._refill(data) or self._fault is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -424,31 +423,25 @@ class Connection(Link):
 
     def _refill(self, data: bytes = b"") -> bool:
         """Make frames of the bytes that are here and of `data`, which has just come; False where there is none."""
-        if self._over:
-            return False
         decoder = self._decoder
         came = b""
-        frames: Sequence[bytes] = ()
         try:
-            if self._singly or (data and decoder.buffered):  # a long frame grows in the decoder, without being copied
-                decoder.feed(data)
-                frame = decoder.take()
-                frames = () if frame is None else (frame,)
-            else:
-                came = data or decoder.rest()
-                frames = decoder.cut(came)
+            if not decoder.buffered:
+                frames: Sequence[bytes] = decoder.cut(came := data)
+            elif not data:
+                frames = decoder.cut(came := decoder.rest())
+            else:  # a long frame grows in the decoder: what is there is not copied for each piece that comes
+                frames = cut_one_by_one(decoder, data, 1)
         except FrameError as error:
-            frames = error.frames  # those before it come first: the decoder fails again behind them
-            if not frames:
-                self._refuse(error)
-                self._over = str(error)
+            self._fault, frames = error, error.frames
         if not frames:
             return False
-        if len(frames) > 1:
+        count = len(frames)
+        if count > 1:
             held = decoder.buffered
-            self._ahead = (came[:-held] if held else came, len(frames))
+            self._ahead = (came[:-held] if held else came, count)
         self._ready = iter(frames)
-        self._uncounted += len(frames)
+        self._uncounted += count
         self.wait, self.since = _HANDLER, self._hub.now
         return True
 
@@ -459,7 +452,7 @@ class Connection(Link):
         if not left or self._ahead is None:
             return rest
         came, count = self._ahead
-        self._ahead = None
+        self._ahead = self._fault = None
         again = self._hub.framing.decoder()
         again.feed(came)
         for _ in range(count - left):
@@ -471,24 +464,32 @@ class Connection(Link):
 
     def _begin_to_wait(self) -> asyncio.Future[None] | None:
         """Return what ends when there is something new; None where nothing will come now or then: `_over` says why."""
-        # bytes that came before the peer's close have been served; after any other end nothing is
+        hub = self._hub
+        if self._uncounted:
+            hub.cells[_REQUESTS] += self._uncounted
+            self._uncounted = 0
+        if self._out:
+            self._flush()
+        held = self._decoder.buffered
         if self._over:
             return None
-        if self._peer_ended:
-            self._over = "the peer closed in the middle of a frame" if self._decoder.buffered else "the peer closed"
+        if self._fault is not None:
+            self._over = str(self._fault)
+            self._refuse(self._fault)
             return None
+        if self._peer_ended:  # what came before its close has been served
+            self._over = "the peer closed in the middle of a frame" if held else "the peer closed"
+            return None
+        if hub.closing and not held and self.wait is not _FIRST_BYTE:
+            self._over = "the worker drains"
+            return None
+        self._ahead = None
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        self._ahead = None
-        self._flush()
-        held = self._decoder.buffered
-        if self._hub.closing and not held and self.wait is not _FIRST_BYTE:
-            self._over = "the worker drains"
-            return None
         if self.wait is not _FIRST_BYTE:
-            self.wait, self.since = _FRAME if held else _NEXT, self._hub.now
-        self._waiter = self._hub.loop.create_future()
+            self.wait, self.since = _FRAME if held else _NEXT, hub.now
+        self._waiter = hub.loop.create_future()
         return self._waiter
 
     def _flush(self) -> None:
