@@ -6,7 +6,6 @@ The path from bytes to reply in `ReplyLink` holds no task, no future and no stre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,7 @@ from prefork_wire import FrameError, cut_one_by_one, cutter
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from prefork_wire import Framing
 
@@ -31,7 +30,7 @@ _REQUESTS: Final = int(Field.REQUESTS)
 _BYTES_IN: Final = int(Field.BYTES_IN)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
-_NONE: Final[Iterator[bytes]] = iter(())
+_NONE: Final = iter(())
 
 
 class ReplyLink(Link):
@@ -188,7 +187,7 @@ class Connection(Link):
         self._ahead: tuple[bytes, int] | None = None  # the bytes that they were cut from, and how many they were
         self._fault: FrameError | None = None  # why no frame can come behind those in `_ready`
         self._uncounted = 0  # frames in `_ready`, and others, that are not yet on the scoreboard
-        self._out: list[bytes] = []
+        self._out: list[bytes] | tuple[()] = ()  # a list while there is something: an idle connection has none
         self._unsent = 0  # bytes in `_out`
         self._paused = False
         self._over = ""  # why no frame will come any more
@@ -252,11 +251,13 @@ class Connection(Link):
             ConnectionEnded: nobody is there to read it.
             prefork_wire.FrameError: the payload cannot be framed.
         """
-        if not self._out:
+        out = self._out
+        if not out:
             self._check_open()
+            self._out = out = []
             self._hub.flush_soon(self._flush)
         frame = self._encode(payload)
-        self._out.append(frame)
+        out.append(frame)
         self._unsent += len(frame)
         if self._unsent > RECEIVE_SIZE or self._room is not None:
             self._flush()
@@ -446,7 +447,7 @@ class Connection(Link):
         return True
 
     def _give_back(self) -> bytes:
-        """Return all bytes that the handler has not been given yet, also those that are cut already, and forget them."""
+        """Return all bytes that the handler has not been given yet, cut or not, and forget them."""
         rest = self._decoder.rest()
         left = length_hint(self._ready)
         if not left or self._ahead is None:
@@ -483,7 +484,7 @@ class Connection(Link):
         if hub.closing and not held and self.wait is not _FIRST_BYTE:
             self._over = "the worker drains"
             return None
-        self._ahead = None
+        self._ready, self._ahead = _NONE, None
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -498,9 +499,8 @@ class Connection(Link):
             self._hub.cells[_REQUESTS] += taken
             self._uncounted -= taken
         if self._out:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._unsent = 0
+            out, self._out, self._unsent = self._out, (), 0
+            data = out[0] if len(out) == 1 else b"".join(out)
             if not self._transport.is_closing():
                 self._write(data)
 
