@@ -5,7 +5,7 @@ It owns the search for the delimiter, also where it is split over chunks. It nev
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefork_wire.buffer import Buffer, require_positive
 from prefork_wire.errors import FrameInvalid, FrameTooLarge
@@ -209,11 +209,13 @@ class Lines:
 
     max_length: int = 8192
     newline: bytes = b"\r\n"
+    _bare: bool = field(init=False, repr=False, compare=False)  # sent lines end with LF alone
 
     def __post_init__(self) -> None:
         require_positive("max_length", self.max_length)
         if self.newline not in (b"\r\n", b"\n"):
             raise ValueError(f"newline must be CRLF or LF, not {self.newline!r}")
+        object.__setattr__(self, "_bare", self.newline == b"\n")  # asked for with every line
 
     def decoder(self) -> LineDecoder:
         """Return a decoder with fresh state, for one connection."""
@@ -230,7 +232,7 @@ class Lines:
             raise FrameTooLarge(f"line of {len(payload)} bytes, the limit is {self.max_length}")
         if _LF in payload:
             raise FrameInvalid("line contains a newline")
-        if self.newline == b"\n" and payload.endswith(b"\r"):
+        if self._bare and payload.endswith(b"\r"):
             raise FrameInvalid("line ends with CR, which a receiver would take for a part of the newline")
         return payload + self.newline
 
@@ -241,7 +243,7 @@ class Lines:
         if (
             frames.count(b"\n") == len(payloads)
             and (len(frames) <= self.max_length or max(map(len, payloads), default=0) <= self.max_length)
-            and (len(newline) > 1 or frames.find(b"\r\n") < 0)
+            and (not self._bare or frames.find(b"\r\n") < 0)
         ):
             return frames
         return b"".join(map(self.encode, payloads))

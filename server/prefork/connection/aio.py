@@ -7,7 +7,7 @@ The path from bytes to reply in `ReplyLink` holds no task, no future and no stre
 from __future__ import annotations
 
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from prefork.connection.edge import LARGE, RECEIVE_SIZE, ConnectionEnded, Wait, encode_before_fault
 from prefork.connection.edge import peer_name as _name
@@ -253,17 +253,19 @@ class Connection(Link):
         """
         out = self._out
         if not out:
-            self._check_open()
+            if self.wait is _CLOSE or self._transport.is_closing():
+                self._refuse_to_send()
             self._out = out = []
-            self._hub.flush_soon(self._flush)
+            self._hub.flush_soon(self)
         frame = self._encode(payload)
         out.append(frame)
         self._unsent += len(frame)
         if self._unsent > RECEIVE_SIZE or self._room is not None:
-            self._flush()
+            self.flush()
             if self._room is not None:
                 await self._room
-                self._check_open()
+                if self.wait is _CLOSE or self._transport.is_closing():
+                    self._refuse_to_send()
 
     def set_framing(self, framing: Framing) -> None:
         """Read what comes next, bytes already here included, by another framing; send by it too."""
@@ -283,7 +285,7 @@ class Connection(Link):
         hub = self._hub
         if hub.tls is None or self._secure:
             raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
-        self._flush()
+        self.flush()
         if self._holds():
             self._over = "bytes came between STARTTLS and the handshake"
             raise ConnectionEnded(self._over)
@@ -315,7 +317,7 @@ class Connection(Link):
 
     async def close(self) -> None:
         """Send what is left and close in order; returning from the handler does the same."""
-        self._flush()
+        self.flush()
         self._hand_out_no_more("the connection is closed")
         self._finish()
 
@@ -407,9 +409,8 @@ class Connection(Link):
         """Say whether anything has come that the handler has not been given yet."""
         return bool(self._decoder.buffered or length_hint(self._ready))
 
-    def _check_open(self) -> None:
-        if self.wait is _CLOSE or self._transport.is_closing():
-            raise ConnectionEnded(self._over or "the connection is closed")
+    def _refuse_to_send(self) -> NoReturn:
+        raise ConnectionEnded(self._over or "the connection is closed")
 
     def _hand_out_no_more(self, reason: str) -> None:
         self._over = self._over or reason
@@ -470,7 +471,7 @@ class Connection(Link):
             hub.cells[_REQUESTS] += self._uncounted
             self._uncounted = 0
         if self._out:
-            self._flush()
+            self.flush()
         held = self._decoder.buffered
         if self._over:
             return None
@@ -493,8 +494,8 @@ class Connection(Link):
         self._waiter = hub.loop.create_future()
         return self._waiter
 
-    def _flush(self) -> None:
-        """Send what the handler has sent since, in one write, and add up what it has taken."""
+    def flush(self) -> None:
+        """Send what the handler has sent since, in one write, and add up what it has taken; for the hub and here."""
         if self._uncounted and (taken := self._uncounted - length_hint(self._ready)):
             self._hub.cells[_REQUESTS] += taken
             self._uncounted -= taken
@@ -502,13 +503,14 @@ class Connection(Link):
             out, self._out, self._unsent = self._out, (), 0
             data = out[0] if len(out) == 1 else b"".join(out)
             if not self._transport.is_closing():
-                self._write(data)
+                self._hub.cells[_BYTES_OUT] += len(data)
+                self._transport.write(data)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Close in order what the handler has left open: it returned, raised, or was cancelled."""
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ConnectionEnded):  # a handler may let an end pass: no failure
             self._failed(error)
-        self._flush()
+        self.flush()
         self._hand_out_no_more("the handler returned")
         self._finish()

@@ -13,7 +13,7 @@ import itertools
 import socket
 import time
 from logging import INFO
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from prefork.connection import edge
 from prefork.connection.edge import FIRST_QUIET, QUIET, SLOW_AT, Wait
@@ -34,6 +34,13 @@ _ERRORS: Final = int(Field.ERRORS)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
 _ids = itertools.count(1)
+
+
+class Flushed(Protocol):
+    """A link that keeps back what it sends, so that it leaves in one write."""
+
+    def flush(self) -> None:
+        """Send it."""
 
 
 class Hub:
@@ -61,18 +68,18 @@ class Hub:
         self.closing = False  # the last part of a drain
         self.released: Callable[[], None] = _nothing  # called after each connection that is gone
         self.now = time.monotonic()
-        self._unflushed: list[Callable[[], None]] = []
+        self._unflushed: list[Flushed] = []
 
-    def flush_soon(self, flush: Callable[[], None]) -> None:
-        """Call `flush` in the loop's next turn: one call of the loop's for all connections, not one for each."""
+    def flush_soon(self, link: Flushed) -> None:
+        """Flush this link in the loop's next turn: one call of the loop's for all that ask, not one for each."""
         if not self._unflushed:
             self.loop.call_soon(self._flush)
-        self._unflushed.append(flush)
+        self._unflushed.append(link)
 
     def _flush(self) -> None:
         due, self._unflushed = self._unflushed, []
-        for flush in due:
-            flush()
+        for link in due:
+            link.flush()
 
     def begin_to_drain(self) -> None:
         """Let connections end: what counts as quiet begins now, whatever the last tick's clock said of each."""
