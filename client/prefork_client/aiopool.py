@@ -87,7 +87,6 @@ class AsyncPool(Kept[AsyncClient]):
 
     @asynccontextmanager
     async def _claimed(self) -> AsyncIterator[None]:
-        self._begin_anew_after_a_fork()
         try:
             async with asyncio.timeout(self._reply_timeout):
                 await self._room.acquire()

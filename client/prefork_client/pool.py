@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from threading import BoundedSemaphore, Lock
 from time import monotonic
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
+from weakref import WeakSet
 
 from prefork_client.client import Client
 from prefork_client.errors import ClientBusy, ClientClosed, ConnectionLost, PeerClosedIdle, UsageError
@@ -117,6 +118,7 @@ class Kept(ABC, Generic[_S]):
         self._limits = (self._client().address, size, idle_timeout)  # a bad address is told here, not by a request
         self._reply_timeout = reply_timeout
         self._begin()
+        _pools.add(self)
 
     @abstractmethod
     def _make(self, address: str | Address, framing: Framing, limits: tuple[float, float | None]) -> _S:
@@ -134,13 +136,23 @@ class Kept(ABC, Generic[_S]):
         where, size, idle_timeout = self._limits
         self._shelf: Shelf[_S] = Shelf(where, size, idle_timeout)
         self._make_room(size)
-        self._pid = os.getpid()
 
-    def _begin_anew_after_a_fork(self) -> None:
+    def begin_anew(self) -> None:
         """Begin with no connection in a child: those there are, and their answers, are the parent's."""
-        if self._pid != os.getpid():
-            self._shelf.abandon()
-            self._begin()
+        self._shelf.abandon()
+        self._begin()
+
+
+_pools: WeakSet[Kept[Any]] = WeakSet()
+
+
+def _begin_anew_after_a_fork() -> None:
+    for pool in list(_pools):
+        pool.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):  # where there is fork; it is called while the child has but one thread
+    os.register_at_fork(after_in_child=_begin_anew_after_a_fork)
 
 
 class Pool(Kept[Client]):
@@ -219,7 +231,6 @@ class Pool(Kept[Client]):
 
     @contextmanager
     def _claimed(self) -> Iterator[None]:
-        self._begin_anew_after_a_fork()
         if not self._room.acquire(timeout=self._reply_timeout):
             raise all_in_use(self._limits[0], self._reply_timeout)
         try:

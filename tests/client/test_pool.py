@@ -331,3 +331,48 @@ def test_after_a_fork_the_child_has_connections_of_its_own(serve: Serve) -> None
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+FORK_THREADS = """
+import os, sys, threading
+from prefork_client import Pool
+
+sys.setswitchinterval(1e-6)
+pool = Pool(sys.argv[1], size=8)
+pool.request(b"parent")
+failed = []
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        together = threading.Barrier(8)
+
+        def ask():
+            together.wait()
+            try:
+                pool.request(b"child")
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            print(repr(failed[0]), file=sys.stderr)
+        os._exit(bool(failed))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+pool.close()
+"""
+
+
+def test_after_a_fork_many_threads_of_the_child_may_begin_at_once(serve: Serve) -> None:
+    server = serve(echo)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORK_THREADS, server.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
