@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 def in_pool(handler: Callable[[bytes], bytes | None], pool: Executor) -> AsyncReply:
     """Return a reply that runs a blocking `handler` in a thread of `pool`, so that the loop goes on meanwhile."""
 
+    def call(frame: bytes) -> bytes | None:
+        try:
+            return handler(frame)
+        except StopIteration as error:  # no future can hold one: nobody would ever hear of it
+            raise RuntimeError("the handler raised StopIteration") from error
+
     async def reply(frame: bytes) -> bytes | None:
-        return await asyncio.get_running_loop().run_in_executor(pool, handler, frame)
+        return await asyncio.get_running_loop().run_in_executor(pool, call, frame)
 
     return reply
 
