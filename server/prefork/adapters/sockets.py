@@ -132,7 +132,7 @@ class WatchedSocket(socket.socket):
         try:
             self.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + LINGER
-            while wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
+            while time.monotonic() < deadline and wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
                 if not super().recv(RECEIVE_SIZE):
                     break
         except OSError:

@@ -75,6 +75,7 @@ class BlockingConnection:
         self._cells = row.cells
         self._wakes = wakes
         self._over = ""
+        self._closed = False
         self._first = True  # nothing has come yet
         self._decoder = framing.decoder()
         self._framing = framing
@@ -168,13 +169,14 @@ class BlockingConnection:
 
     def close(self) -> None:
         """Half-close, read on until the peer closes too (bounded), and close: the peer sees an end, never a reset."""
-        if self._socket.fileno() < 0:
+        if self._closed:
             return
+        self._closed = True
         self._over = self._over or "the connection is closed"
         deadline = time.monotonic() + LINGER
         with self._bare(deadline) as sock, contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
-            while self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
+            while time.monotonic() < deadline and self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
                 pass
         self._cells[Field.CONNECTIONS] -= 1
         ACCESS.info(
@@ -220,7 +222,7 @@ class BlockingConnection:
         if self._secure is None:
             assert isinstance(self._socket, socket.socket)  # noqa: S101 - not secure
             return self._socket
-        with contextlib.suppress(OSError):  # the peer goes as it likes
+        with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, maybe before TLS has begun
             self._until_done(self._secure, self._secure.say_goodbye, deadline)
         self._socket = self._secure.plain()
         return self._socket
@@ -344,10 +346,10 @@ def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool 
     """Wait for a socket until `deadline`; False at that, or, if `wake`, when the worker begins to drain."""
     poll = select.poll()
     poll.register(fd, events)
+    before = wakes.draining  # asked first: a bell rung in between must not be waited for, it would ring on and on
     others = tuple(wakes.wake_fds)
     for other in others:
         poll.register(other, select.POLLIN)
-    before = wakes.draining
     while True:
         left = deadline - time.monotonic()
         ready = poll.poll(max(0.0, min(left, BEAT)) * 1000)

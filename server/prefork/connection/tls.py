@@ -7,6 +7,7 @@ tickets and that a file nobody can use is refused before anything old is touched
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -180,7 +181,7 @@ class TlsSocket:
 def report(error: OSError, peer: str) -> str:
     """Log why a handshake failed and return it, or "" for a peer that merely left, as health checks do."""
     why = _why(error)
-    if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
+    if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError) or error.errno == errno.ENOTCONN:
         LOGGER.debug("a TLS handshake was left: %s", why, extra=fields(peer=peer))
         return ""
     LOGGER.warning("a TLS handshake failed: %s", why, extra=fields(peer=peer))
