@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class StreamsLink(ProtocolLink):
     """A connection served by one call of a streams callback."""
 
-    __slots__ = ("_gone", "_handler", "_task")
+    __slots__ = ("_gone", "_handler", "_lost_by", "_task")
 
     def __init__(
         self, hub: Hub, address: object, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
@@ -35,11 +35,13 @@ class StreamsLink(ProtocolLink):
         super().__init__(hub, address, self._streams)
         self._handler = handler
         self._gone = False
+        self._lost_by: Exception | None = None  # what the connection was lost by: the reader raises the same
         self._task: asyncio.Task[None] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the accounts, once the callback has returned too: a worker does not leave in the middle of it."""
         self._gone = True
+        self._lost_by = exc
         if self._task is None or self._task.done():
             super().connection_lost(exc)
             return
@@ -78,7 +80,10 @@ class StreamsLink(ProtocolLink):
             else:  # the peer left in the middle
                 LOGGER.debug("connection %d from %s: %r", self.id, self.peer, error)
         except Exception as error:  # noqa: BLE001 - whatever the callback raises ends this connection alone
-            self._failed(error)
+            if error is self._lost_by:  # such as bytes that are no TLS
+                LOGGER.debug("connection %d from %s: %r", self.id, self.peer, error)
+            else:
+                self._failed(error)
         finally:
             if not leave_open:
                 writer.close()
