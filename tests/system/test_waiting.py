@@ -132,3 +132,66 @@ def test_a_dialogue_that_works_on_after_its_peer_has_left_is_not_cut_off_by_a_re
         assert (tmp_path / "done").read_bytes() == b"work"
         until(lambda: [worker["generation"] for worker in server.status()["workers"]] == [2])
         assert server.status()["totals"]["connections"] == 0
+
+
+@pytest.mark.parametrize("model", ["async", "threads"])
+def test_a_blocking_reply_that_raises_what_no_future_can_hold_ends_its_connection(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    service = module("""
+        from prefork import Lines, reply
+
+        @reply(Lines(), blocking=True)
+        def service(line: bytes) -> bytes:
+            return next(iter(()))
+    """)
+    with start(service, "--workers", "1", "--model", model) as server:
+        with server.connect() as sock:
+            sock.sendall(b"one\r\n")
+            assert read_all(sock) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.log().count("the handler failed") == 1
+
+
+def test_a_wait_that_is_given_up_costs_no_frame(start: Callable[..., Server], module: Callable[..., str]) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            try:
+                async with asyncio.timeout(0.05):
+                    await conn.receive()
+            except TimeoutError:
+                await conn.send(b"nothing yet")
+            while conn.state != "handler":
+                await asyncio.sleep(0.01)
+            async for line in conn:
+                await conn.send(line)
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        assert read_exactly(sock, 13) == b"nothing yet\r\n"
+        sock.sendall(b"one\r\ntwo\r\n")
+        assert read_exactly(sock, 10) == b"one\r\ntwo\r\n"
+
+
+def test_a_send_that_is_given_up_leaves_the_next_one_alone(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines(max_length=1 << 26))
+        async def service(conn: Connection) -> None:
+            try:
+                async with asyncio.timeout(0.1):
+                    await conn.send(b"x" * (1 << 26))
+            except TimeoutError:
+                await conn.send(b"patience")
+                await conn.send(b"done")
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        until(lambda: server.status()["totals"]["bytes_out"] > 1 << 26)  # the second has been tried, too
+        assert read_all(sock).endswith(b"x\r\npatience\r\ndone\r\n")

@@ -39,7 +39,7 @@ _CLOSE: Final = Wait.CLOSE
 class ProtocolLink(Link):
     """A connection served by a protocol that `make` makes."""
 
-    __slots__ = ("_choked_at", "_feed", "_governs", "_halted", "_inner", "_make", "_outward", "_owes")
+    __slots__ = ("_feed", "_governs", "_halted", "_inner", "_make", "_outward", "_owes")
 
     def __init__(self, hub: Hub, address: object, make: Callable[[], asyncio.BaseProtocol]) -> None:
         super().__init__(hub, address)
@@ -50,7 +50,6 @@ class ProtocolLink(Link):
         self._owes = False  # the last bytes came from the peer
         self._governs = False  # the protocol itself sees to a peer that does not read
         self._halted = False  # the protocol does not want to be given more
-        self._choked_at = 0  # bytes unsent when the peer was last seen to read
 
     # What adapted code may use of it. --------------------------------------------------------------------------------
 
@@ -121,8 +120,7 @@ class ProtocolLink(Link):
     def pause_writing(self) -> None:
         """Pass on; where the protocol does not see to it, leave the peer's bytes unread until it reads its own."""
         if self.wait < _HANDLER:
-            self.wait, self.since = _READER, self._hub.now
-            self._choked_at = self._transport.get_write_buffer_size()
+            self._wait_for_reader()
             if not self._governs:
                 self._transport.pause_reading()
         self._tell("pause_writing")
@@ -155,13 +153,6 @@ class ProtocolLink(Link):
         self._half_close_if_nothing_came()
         if self.wait is _CLOSE:
             self._part(Ended("the worker drains"))
-
-    def expire(self) -> None:
-        """Close what has outlasted its limit; a slow reader that does read is given another one."""
-        if self.wait is _READER and (left := self._transport.get_write_buffer_size()) < self._choked_at:
-            self._choked_at, self.since = left, self._hub.now
-            return
-        super().expire()
 
     def end(self, reason: str) -> None:
         """End the connection from this side, in order, and tell the protocol why."""

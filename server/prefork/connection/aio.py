@@ -6,10 +6,11 @@ The path from bytes to reply in `ReplyLink` holds no task, no future and no stre
 
 from __future__ import annotations
 
+import asyncio
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from prefork.connection.edge import LARGE, RECEIVE_SIZE, ConnectionEnded, Wait, encode_before_fault
+from prefork.connection.edge import LARGE, RECEIVE_SIZE, TLS_CLOSE, ConnectionEnded, Wait, encode_before_fault
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
 from prefork.connection.tls import Tls, describe, report
@@ -17,7 +18,6 @@ from prefork.scoreboard import Field
 from prefork_wire import FrameError, cut_one_by_one, cutter
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from prefork_wire import Framing
@@ -133,7 +133,7 @@ class ReplyLink(Link):
         """Leave the peer's requests unread until it reads its replies."""
         self._choked = True
         if self.wait is not Wait.CLOSE:
-            self.wait, self.since = Wait.READER, self._hub.now
+            self._wait_for_reader()
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -152,6 +152,7 @@ class ReplyLink(Link):
     def eof_received(self) -> bool:
         """Close once everything is sent: whatever was whole has been answered already."""
         self._peer_ended = True
+        self._finish()
         self._transport.close()
         return not self._secure
 
@@ -263,7 +264,7 @@ class Connection(Link):
         if self._unsent > RECEIVE_SIZE or self._room is not None:
             self.flush()
             if self._room is not None:
-                await self._room
+                await asyncio.shield(self._room)  # others wait for it too: it outlives the cancelling of one
                 if self.wait is _CLOSE or self._transport.is_closing():
                     self._refuse_to_send()
 
@@ -286,20 +287,24 @@ class Connection(Link):
         if hub.tls is None or self._secure:
             raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
         self.flush()
+        if self.wait is _CLOSE or self._transport.is_closing():  # the event loop would wait for a handshake for ever
+            self._refuse_to_send()
         if self._holds():
             self._over = "bytes came between STARTTLS and the handshake"
             raise ConnectionEnded(self._over)
         try:
             transport = await hub.loop.start_tls(
                 self._transport, self, hub.tls.context, server_side=True,
-                ssl_handshake_timeout=hub.tls.handshake_timeout, ssl_shutdown_timeout=self.limits.close,
+                ssl_handshake_timeout=hub.tls.handshake_timeout, ssl_shutdown_timeout=TLS_CLOSE,
             )  # fmt: skip
         except OSError as error:
             hub.cells[_ERRORS] += bool(report(error, self.peer))
             self._over = "the TLS handshake failed"
+            hub.loop.call_soon(self.connection_lost, error)  # the event loop says so only of some failures
             raise ConnectionEnded(self._over) from error
         if transport is None:
             self._over = "the peer closed in the TLS handshake"
+            hub.loop.call_soon(self.connection_lost, None)
             raise ConnectionEnded(self._over)
         self._secure = True
         self._transport = transport
@@ -348,6 +353,8 @@ class Connection(Link):
         waiter = self._waiter
         if waiter is None:
             self._decoder.feed(data)
+            if self.wait is _FIRST_BYTE:
+                self.wait, self.since = _HANDLER, hub.now
             if not self._paused and self._decoder.buffered > RECEIVE_SIZE:
                 self._paused = True
                 self._transport.pause_reading()
@@ -356,7 +363,7 @@ class Connection(Link):
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        elif self.wait is not _FRAME:
+        elif self.wait is not _FRAME and self._room is None:
             self.wait, self.since = _FRAME, hub.now
 
     def eof_received(self) -> bool:
@@ -370,7 +377,8 @@ class Connection(Link):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the handler that nobody is there. The accounts wait for it: a worker does not leave in the middle."""
-        self._wake("the peer is gone")
+        if exc is not None or not self._peer_ended or not self._holds():  # with TLS this follows the peer's end at once
+            self._wake("the peer is gone")
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self._task is None or self._task.done():
@@ -383,7 +391,7 @@ class Connection(Link):
         """Let `send` wait."""
         self._room = self._hub.loop.create_future()
         if self.wait is not Wait.CLOSE:
-            self.wait, self.since = Wait.READER, self._hub.now
+            self._wait_for_reader()
 
     def resume_writing(self) -> None:
         """Let `send` go on."""
@@ -391,7 +399,8 @@ class Connection(Link):
             self._room.set_result(None)
         self._room = None
         if self.wait is Wait.READER:
-            self.wait, self.since = Wait.NEXT if self._waiter else Wait.HANDLER, self._hub.now
+            waiting = _FRAME if self._decoder.buffered else _NEXT
+            self.wait, self.since = waiting if self._waiter else _HANDLER, self._hub.now
 
     def end(self, reason: str) -> None:
         """Tell the handler that no frame will come; it finishes, and the connection with it."""
@@ -444,7 +453,8 @@ class Connection(Link):
             self._ahead = (came[:-held] if held else came, count)
         self._ready = iter(frames)
         self._uncounted += count
-        self.wait, self.since = _HANDLER, self._hub.now
+        if self._room is None:  # while the peer does not read, that is what counts
+            self.wait, self.since = _HANDLER, self._hub.now
         return True
 
     def _give_back(self) -> bytes:
@@ -489,7 +499,7 @@ class Connection(Link):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        if self.wait is not _FIRST_BYTE:
+        if self._room is None and (held or self.wait is not _FIRST_BYTE):
             self.wait, self.since = _FRAME if held else _NEXT, hub.now
         self._waiter = hub.loop.create_future()
         return self._waiter
@@ -500,7 +510,7 @@ class Connection(Link):
             self._hub.cells[_REQUESTS] += taken
             self._uncounted -= taken
         if self._out:
-            out, self._out, self._unsent = self._out, (), 0
+            out, self._out, self._unsent = self._out, (), 0  # emptied first: what is no payload may raise anything
             data = out[0] if len(out) == 1 else b"".join(out)
             if not self._transport.is_closing():
                 self._hub.cells[_BYTES_OUT] += len(data)

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 LINGER: Final = 2.0
 """Seconds that a connection closed from here is read on for the peer's close: unread input would become a reset."""
 
+TLS_CLOSE: Final = 86400.0
+"""Seconds for TLS's own close as the event loop counts them: longer than any of ours.
+
+It would cut off a peer that still reads what was sent; `Link.expire` does not.
+"""
+
 QUEUE_QUIET: Final = 0.1
 """Seconds for which the accept queue must have stayed empty before a stopping worker lets go of it."""
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import socket
+import struct
+import termios
 import time
 from logging import INFO
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -34,6 +37,9 @@ _ERRORS: Final = int(Field.ERRORS)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
 _ids = itertools.count(1)
+
+_NOT_COUNTED: Final = 1 << 62
+"""More bytes than anybody has unread."""
 
 
 class Flushed(Protocol):
@@ -79,7 +85,10 @@ class Hub:
     def _flush(self) -> None:
         due, self._unflushed = self._unflushed, []
         for link in due:
-            link.flush()
+            try:
+                link.flush()
+            except Exception as error:  # noqa: BLE001 - what one handler sends must not keep back another's
+                LOGGER.error("what a handler sent cannot be sent", exc_info=error)
 
     def begin_to_drain(self) -> None:
         """Let connections end: what counts as quiet begins now, whatever the last tick's clock said of each."""
@@ -114,6 +123,7 @@ class Link(asyncio.Protocol):
         "_peer_ended",
         "_secure",
         "_transport",
+        "_unread",
         "id",
         "limits",
         "opened",
@@ -128,6 +138,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
         self._peer_ended = False
         self._secure = hub.secure
+        self._unread = _NOT_COUNTED  # bytes that the peer had not had when it was last seen to read
         self.limits = hub.limits
         self.wait = Wait.FIRST_BYTE
         self.since = hub.now
@@ -146,7 +157,9 @@ class Link(asyncio.Protocol):
         self._hub.links.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave the accounts."""
+        """Leave the accounts, once: a peer that is lost in the handshake of STARTTLS is told of twice, or never."""
+        if self not in self._hub.links:
+            return
         self._hub.links.discard(self)
         self._hub.cells[_CONNECTIONS] -= 1
         self._hub.released()
@@ -188,16 +201,38 @@ class Link(asyncio.Protocol):
 
     def expire(self) -> None:
         """Close a connection whose wait has outlasted its limit."""
-        if self.wait is Wait.CLOSE:
-            unsent = self._transport.get_write_buffer_size() > 0
-            if not unsent or self._hub.now - self.since > self.limits.write:
-                self._transport.abort()
+        if self.wait in {Wait.READER, Wait.CLOSE} and self._reads():
             return
         LOGGER.debug("connection %d from %s %s", self.id, self.peer, SLOW_AT[self.wait])
-        if self.wait is Wait.READER:
+        if self.wait in {Wait.READER, Wait.CLOSE}:
             self._transport.abort()
         else:
             self.end(SLOW_AT[self.wait])
+
+    def _reads(self) -> bool:
+        """Say whether the peer reads what is still to be sent: the write timeout counts from when it last did."""
+        unread, here = self._count_unread()
+        if not unread:
+            return False
+        if unread < self._unread:
+            self._unread, self.since = unread, self._hub.now
+            return True
+        # what only the kernel still has leaves without us; with TLS the event loop does not tell of all that is here
+        return (unread if self._secure else here) > 0 and self._hub.now - self.since <= self.limits.write
+
+    def _count_unread(self) -> tuple[int, int]:
+        """Return how many bytes the peer has not had yet, and how many of them the event loop says are still here.
+
+        The kernel's are counted too: it takes more only once it has got rid of a lot, which may be seconds apart.
+        """
+        here = self._transport.get_write_buffer_size()
+        sock = self._transport.get_extra_info("socket")
+        return here + (_unacknowledged(sock.fileno()) if sock is not None else 0), here
+
+    def _wait_for_reader(self) -> None:
+        """Begin to wait for a peer that does not read."""
+        self.wait, self.since = Wait.READER, self._hub.now
+        self._unread, _ = self._count_unread()
 
     def end(self, _reason: str) -> None:
         """End the connection from this side, in order: for a dialogue, its handler is told first."""
@@ -237,10 +272,11 @@ class Link(asyncio.Protocol):
 
     def _finish(self) -> None:
         """Send what is left, half-close, and read on until the peer closes: its last bytes must not become a reset."""
-        if self._transport.is_closing() or self.wait is Wait.CLOSE:
+        if self.wait is Wait.CLOSE:
             return
         self.wait, self.since = Wait.CLOSE, self._hub.now
-        if self._peer_ended:
+        self._unread = _NOT_COUNTED
+        if self._peer_ended or self._transport.is_closing():
             self._transport.close()
             return
         # a paused transport would never see the peer's close
@@ -265,6 +301,13 @@ class Link(asyncio.Protocol):
         """Log a handler that raised: the author's to mend, so the traceback is in the log."""
         self._hub.cells[_ERRORS] += 1
         LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=self.peer, connection=self.id))
+
+
+def _unacknowledged(fd: int) -> int:
+    """Return how many bytes the kernel still keeps, for the peer has not acknowledged them (tcp(7), SIOCOUTQ)."""
+    with contextlib.suppress(OSError, ValueError):  # not on every platform; or it is closed
+        return int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0" * 4))[0])
+    return 0
 
 
 def _nothing() -> None:

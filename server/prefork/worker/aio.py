@@ -18,7 +18,7 @@ from prefork.adapters.protocol import ProtocolLink
 from prefork.adapters.streams import StreamsLink
 from prefork.connection import replies
 from prefork.connection.aio import Connection, ReplyLink
-from prefork.connection.edge import LINGER, QUEUE_QUIET, peer_name
+from prefork.connection.edge import QUEUE_QUIET, TLS_CLOSE, peer_name
 from prefork.connection.link import Hub, Link
 from prefork.connection.tls import report
 from prefork.log import LOGGER
@@ -214,7 +214,7 @@ class _Worker:
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._factory(address), _as_socket(fd, listener), ssl=terms.context,
-                ssl_handshake_timeout=terms.handshake_timeout, ssl_shutdown_timeout=LINGER,
+                ssl_handshake_timeout=terms.handshake_timeout, ssl_shutdown_timeout=TLS_CLOSE,
             )  # fmt: skip
         except OSError as error:
             hub.cells[Field.CONNECTIONS] -= 1
