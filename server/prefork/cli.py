@@ -25,7 +25,7 @@ _GROUPS: Final = {
     "clocks": "Clocks (seconds)",
     "recycling": "Recycling (the replacement is ready before the old worker leaves)",
     "limits": "Limits",
-    "edge": "Edge (TLS)",
+    "edge": "Edge (TLS, PROXY protocol)",
     "process": "Process",
     "logs": "Logs",
 }
@@ -213,8 +213,8 @@ def _status_text(reply: dict[str, Any]) -> str:
         lines.append(f"{who}{did}{w['rss_bytes'] / (1 << 20):>7.1f}{w['age_s']:>7.0f} s")
     totals = reply["totals"]
     lines.append(
-        f"  in all: {totals['accepted']} accepted, {totals['requests']} requests, {totals['errors']} errors, "
-        f"{totals['workers_lost']} workers lost"
+        f"  in all: {totals['accepted']} accepted, {totals['refused']} refused, {totals['requests']} requests, "
+        f"{totals['errors']} errors, {totals['workers_lost']} workers lost"
     )
     return "\n".join(lines)
 

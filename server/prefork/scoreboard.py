@@ -36,6 +36,7 @@ class Field(IntEnum):
     BYTES_IN = 6
     BYTES_OUT = 7
     CAPACITY = 8  # connections a blocking worker can serve at once; 0 for an async one, whose limit is its CPU
+    REFUSED = 9  # accepted and reset: not trusted, denied, or one too many of its source
 
 
 class Phase(IntEnum):
@@ -101,6 +102,7 @@ class Reading(NamedTuple):
     bytes_in: int = 0
     bytes_out: int = 0
     capacity: int = 0
+    refused: int = 0
 
     @property
     def phase(self) -> Phase:

@@ -86,6 +86,7 @@ def check(settings: Settings) -> str:
         os.chdir(settings.chdir)
     service = _load(settings)
     service.check_tls(wanted=_tls(settings) is not None)
+    service.check_admission(settings.admission())
     where = ", ".join(map(str, _addresses(settings, environment.listen_fds())))
     model = service.model(settings.model)
     manner = f" ({service.adapter})" if isinstance(service, adapters.Adapted) else ""

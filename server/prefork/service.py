@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from prefork.errors import TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from prefork.connection import BlockingConnection, Connection
     from prefork.settings import Model
@@ -78,6 +78,15 @@ class Service:
             raise TargetError(
                 f"--tls-cert: {self.name} is given plain sockets and must do its TLS itself; drop the option"
             )
+
+    def check_admission(self, options: Sequence[str]) -> None:
+        """Make sure that the options which decide who may come in can be kept.
+
+        Raises:
+            TargetError: the server accepts by itself, so that nobody could.
+        """
+        if options and self.kind == "listening":
+            raise TargetError(f"{options[0]}: {self.name} accepts by itself and must see to that; drop the option")
 
     def model(self, wanted: Model | None) -> Model:
         """Return the worker model this service runs in: `wanted`, or what the handler is.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
-from prefork import environment
+from prefork import environment, networks
 from prefork.errors import SettingsError
 from prefork.log import FORMATS, LEVELS, Format, Level
 from prefork_wire.address import Address, parse_address
@@ -39,6 +39,9 @@ TLS_VERSIONS: Final[tuple[TlsVersion, ...]] = ("1.2", "1.3")
 TlsMode = Literal["implicit", "starttls"]
 TLS_MODES: Final[tuple[TlsMode, ...]] = ("implicit", "starttls")
 """RFC 8314's words: TLS from the first byte, or when the protocol asks for it."""
+
+ProxyProtocol = Literal["off", "v1", "v2", "any"]
+PROXY_PROTOCOLS: Final[tuple[ProxyProtocol, ...]] = ("off", "v1", "v2", "any")
 
 MAX_WORKERS: Final = 256
 """A quarter of the scoreboard's rows: a reload doubles the workers, and a long drain may keep older ones."""
@@ -209,6 +212,12 @@ def _alpn(text: str) -> str:
     return text
 
 
+def _trusted(text: str) -> networks.Network:
+    if text == "unix":
+        return networks.UNIX
+    return networks.parse(text)
+
+
 def _parent_exists(text: str) -> str:
     path = Path(_text(text))
     if not path.absolute().parent.is_dir():
@@ -328,6 +337,20 @@ class Settings:
         1024, _whole(1, 1 << 20), "open connections per worker; the rest wait in the kernel's queue",
         group="limits", metavar="N",
     )  # fmt: skip
+    max_connections_per_source: int = _option(
+        0, _whole(0, 1 << 20), "open connections of one client over all workers: an IPv4 address, an IPv6 /64; "
+        "further ones are reset; 0 any number",
+        group="limits", metavar="N",
+    )  # fmt: skip
+    allow: tuple[networks.Network, ...] = _option(
+        (), networks.parse, "network that may connect, and then no other; the most specific of --allow and --deny "
+        "decides, --deny where both are the same; repeatable",
+        group="limits", metavar="CIDR", shown="everybody", many=True,
+    )  # fmt: skip
+    deny: tuple[networks.Network, ...] = _option(
+        (), networks.parse, "network whose connections are reset; repeatable",
+        group="limits", metavar="CIDR", shown="nobody", many=True,
+    )  # fmt: skip
     max_write_buffer: int = _option(
         1 << 20, _size, "bytes waiting for one slow peer before its requests are left unread",
         group="limits", metavar="SIZE", shown="1MiB",
@@ -356,6 +379,17 @@ class Settings:
     tls_mode: TlsMode = _option(
         "implicit", _choice(TLS_MODES), "implicit: from the first byte; starttls: when the handler says so",
         group="edge", metavar="MODE",
+    )  # fmt: skip
+
+    proxy_protocol: ProxyProtocol = _option(
+        "off", _choice(PROXY_PROTOCOLS), "header with the client's address that a balancer sends first: off, v1, v2 or "
+        "any of the two; what comes without one is reset",
+        group="edge", metavar="VERSION",
+    )  # fmt: skip
+    proxy_trust: tuple[networks.Network, ...] = _option(
+        (), _trusted, "network of the balancers whose headers are believed, or unix for unix sockets; everybody else "
+        "is reset; repeatable",
+        group="edge", metavar="CIDR", shown="none", many=True,
     )  # fmt: skip
 
     user: int | None = _option(
@@ -390,6 +424,11 @@ class Settings:
     access_log: bool = _option(
         False, _switch, "write a line per connection", group="logs", metavar="", flag=True, shown="off"
     )
+
+    def admission(self) -> list[str]:
+        """Return the options in use that decide which connections may come in; none: all may, as they are."""
+        names = ("proxy_protocol", "max_connections_per_source", "allow", "deny")
+        return [_flag_of(name) for name in names if getattr(self, name) != getattr(Settings, name)]
 
 
 def options() -> dict[str, Option]:
@@ -520,6 +559,13 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.tls_cert is None:
         changed = [f for f in options() if f.startswith("tls_") and getattr(settings, f) != getattr(Settings, f)]
         faults += [f"{_flag_of(name)}: means nothing without --tls-cert" for name in changed]
+    if settings.proxy_protocol != "off" and not settings.proxy_trust:
+        faults.append(
+            f"--proxy-protocol {settings.proxy_protocol}: needs --proxy-trust CIDR, the network of the balancers: "
+            "anybody else could claim any address"
+        )
+    if settings.proxy_protocol == "off" and settings.proxy_trust:
+        faults.append("--proxy-trust: means nothing without --proxy-protocol")
     others = [name for name in ("user", "group") if getattr(settings, name) not in {None, _current(name)}]
     if os.geteuid() != 0:
         faults += [f"--{name}: only root may become somebody else; start as root or drop the option" for name in others]

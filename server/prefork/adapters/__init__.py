@@ -9,8 +9,8 @@
     listening   `async def serve(listener)`: a library that insists on accepting by itself is handed the sockets
 
 Each of them has the drain, the deadlines and the counters of any other connection, as far as they make sense for bytes
-whose frames nobody here knows. What TLS or PROXY will put between the socket and a connection belongs below: an adapter
-is given a connection that has been made, and asks it alone for its addresses. Nothing here binds, accepts or forks.
+whose frames nobody here knows. What TLS and PROXY put between the socket and a connection is below: an adapter is given
+a connection that has been made, and asks it alone for its addresses. Nothing here binds, accepts or forks.
 """
 
 from __future__ import annotations

@@ -268,7 +268,9 @@ class Outward(asyncio.Transport):
         self._link = link
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as asyncio has it
-        """Return what the real transport says of itself; under "prefork", the link."""
+        """Return what the real transport says of itself; under "prefork", the link. Addresses are the client's."""
+        if self._link.proxied is not None and name in {"peername", "sockname"}:
+            return self._link.proxied.source if name == "peername" else self._link.proxied.destination
         return self._link if name == "prefork" else self._link.transport.get_extra_info(name, default)
 
     def is_closing(self) -> bool:

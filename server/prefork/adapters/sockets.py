@@ -27,6 +27,7 @@ from prefork.scoreboard import Field
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from prefork.connection.admission import Source
     from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
     from prefork.connection.tls import Terms
@@ -191,16 +192,23 @@ class WatchedSocket(socket.socket):
         return Ended(reason)
 
 
-def serve(
-    sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes, terms: Terms | None = None
+def serve(  # noqa: PLR0913, PLR0917 - called in one place
+    sock: socket.socket,
+    service: Service,
+    limits: Limits,
+    row: Row,
+    wakes: Wakes,
+    terms: Terms | None = None,
+    source: Source | None = None,
 ) -> None:
     """Serve one connection to its end with a function of a socket and an address, and close it."""
     del terms  # `Service.check_tls` has seen to it that there are none
-    number, opened, peer, why = next(_ids), time.monotonic(), edge.take_peer(sock), ""
+    peer = edge.take_peer(sock) if source is None else source.name
+    number, opened, why = next(_ids), time.monotonic(), ""
     watched = WatchedSocket(sock, limits, row, wakes)
     row.cells[Field.REQUESTS] += 1
     try:
-        service.handler(watched, _address(watched))
+        service.handler(watched, _address(watched) if source is None else source.address)
     except ConnectionEnded as error:
         LOGGER.debug("connection %d from %s %s", number, peer, error)
     except Exception as error:  # noqa: BLE001 - whatever the function raises ends this connection alone

@@ -212,7 +212,8 @@ class Connection(Link):
     @property
     def local(self) -> str:
         """The address the peer connected to."""
-        return _name(self._transport.get_extra_info("sockname"))
+        proxied = self.proxied
+        return _name(self._transport.get_extra_info("sockname") if proxied is None else proxied.destination)
 
     @property
     def state(self) -> str:

@@ -22,7 +22,9 @@ from prefork_wire import FrameError, all_encoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from prefork.connection.admission import Source
     from prefork.connection.edge import Limits
+    from prefork.connection.proxy import Proxied
     from prefork.connection.tls import Terms, Tls, TlsSocket
     from prefork.scoreboard import Row
     from prefork.service import Service
@@ -61,11 +63,18 @@ class BlockingConnection:
     """A dialogue with one peer, as a `def` handler sees it.
 
     `for frame in conn` takes frames until the peer closes; `conn.send(payload)` frames and sends at once. `id` is
-    unique in this worker, `peer` is the other side's address.
+    unique in this worker, `peer` is the other side's address, `proxied` what a balancer says of it (or None).
     """
 
-    def __init__(
-        self, sock: socket.socket, framing: Framing, limits: Limits, row: Row, wakes: Wakes, terms: Terms | None = None
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place
+        self,
+        sock: socket.socket,
+        framing: Framing,
+        limits: Limits,
+        row: Row,
+        wakes: Wakes,
+        terms: Terms | None = None,
+        source: Source | None = None,
     ) -> None:
         sock.setblocking(False)
         self._socket: socket.socket | TlsSocket = sock
@@ -80,7 +89,8 @@ class BlockingConnection:
         self._decoder = framing.decoder()
         self._framing = framing
         self.id = next(_ids)
-        self.peer = edge.take_peer(sock)
+        self.peer = edge.take_peer(sock) if source is None else source.name
+        self.proxied: Proxied | None = source.proxied if source is not None else None
         self._opened = time.monotonic()
 
     # What a handler calls. -------------------------------------------------------------------------------------------
@@ -93,7 +103,7 @@ class BlockingConnection:
     @property
     def local(self) -> str:
         """The address the peer connected to."""
-        return edge.peer_name(self._socket.getsockname())
+        return edge.peer_name(self._socket.getsockname() if self.proxied is None else self.proxied.destination)
 
     def __iter__(self) -> Self:
         """Iterate over the frames that come, until the conversation is over."""
@@ -366,11 +376,17 @@ def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool 
             return False
 
 
-def serve(
-    sock: socket.socket, service: Service, limits: Limits, row: Row, wakes: Wakes, terms: Terms | None = None
+def serve(  # noqa: PLR0913, PLR0917 - called in one place
+    sock: socket.socket,
+    service: Service,
+    limits: Limits,
+    row: Row,
+    wakes: Wakes,
+    terms: Terms | None = None,
+    source: Source | None = None,
 ) -> None:
     """Serve one connection to its end with a blocking service, and close it: steps 6 and 7 of a server program."""
-    conn = BlockingConnection(sock, service.framing, limits, row, wakes, terms)
+    conn = BlockingConnection(sock, service.framing, limits, row, wakes, terms, source)
     try:
         conn.greet()
         if service.kind == "conversation":

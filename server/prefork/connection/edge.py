@@ -154,7 +154,7 @@ def peer_name(address: object) -> str:
     if isinstance(address, tuple):
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return "unix"
+    return getattr(address, "name", "unix")  # a `Source` names itself
 
 
 def take_peer(sock: socket.socket) -> str:

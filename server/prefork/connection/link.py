@@ -27,6 +27,7 @@ from prefork_wire import all_encoder, cutter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefork.connection.proxy import Proxied
     from prefork.connection.tls import Terms
     from prefork.scoreboard import Row
     from prefork.settings import Settings
@@ -72,7 +73,7 @@ class Hub:
         self.links: set[Link] = set()
         self.draining = False
         self.closing = False  # the last part of a drain
-        self.released: Callable[[], None] = _nothing  # called after each connection that is gone
+        self.released: Callable[[object], None] = _nothing  # told of whose connection is gone, after each
         self.now = time.monotonic()
         self._unflushed: list[Flushed] = []
 
@@ -150,6 +151,11 @@ class Link(asyncio.Protocol):
         """The address of the other side, as it is written."""
         return edge.peer_name(self._address)
 
+    @property
+    def proxied(self) -> Proxied | None:
+        """What a balancer says of the client by the PROXY protocol; None if none speaks for it."""
+        return getattr(self._address, "proxied", None)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the accounts."""
         self._transport = cast("asyncio.Transport", transport)
@@ -162,7 +168,7 @@ class Link(asyncio.Protocol):
             return
         self._hub.links.discard(self)
         self._hub.cells[_CONNECTIONS] -= 1
-        self._hub.released()
+        self._hub.released(self._address)
         self._peer_ended = True
         if ACCESS.isEnabledFor(INFO):
             self._log_access(exc)
@@ -310,5 +316,5 @@ def _unacknowledged(fd: int) -> int:
     return 0
 
 
-def _nothing() -> None:
+def _nothing(_address: object) -> None:
     """Do nothing."""

@@ -30,6 +30,7 @@ from prefork.master.succession import Court, Succession
 from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
+from prefork.sources import Sources
 from prefork.worker import boot
 from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Plan, Post
 
@@ -71,6 +72,7 @@ class Master:
         self._log = log
         self._replan: Callable[[], Plan] = lambda: plan
         self._board = Scoreboard()
+        self._sources = Sources(plan.settings.max_connections, self._board.used)
         self._pool = Pool(plan.settings.workers.low, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
         self._spare = Spare(plan.settings.workers, time.monotonic())
         self._cpu: dict[int, tuple[float, float]] = {}  # by pid: CPU seconds used, and when that was read
@@ -268,6 +270,8 @@ class Master:
         row = self._board.row(worker.row)
         self._totals.add(row.read())
         row.clear()
+        if worker.settings.max_connections_per_source:
+            self._sources.clear(worker.row)
         doomed = worker.doomed
         trace = {"trace": self._take_stacks(worker)}
         when = "before it was ready" if worker.ready_at is None else "as soon as it was ready"
@@ -495,6 +499,7 @@ class Master:
             listeners=tuple(self._listeners),
             board=self._board,
             row=self._board.row(row),
+            tally=self._sources.tally(row),
             channel=theirs,
             log=self._log,
             stacks=process.scratch(),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefork.master.pool import Pool, Worker
     from prefork.scoreboard import Scoreboard
 
-_COUNTERS: Final = (Field.ACCEPTED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
+_COUNTERS: Final = (Field.ACCEPTED, Field.REFUSED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
 
 
 class Totals:
@@ -65,6 +65,7 @@ def workers(pool: Pool, board: Scoreboard, now: float) -> list[dict[str, Any]]:
             "state": _word(worker, reading),
             "connections": reading[Field.CONNECTIONS],
             "accepted": reading[Field.ACCEPTED],
+            "refused": reading[Field.REFUSED],
             "requests": reading[Field.REQUESTS],
             "errors": reading[Field.ERRORS],
             "bytes_in": reading[Field.BYTES_IN],

@@ -99,7 +99,7 @@ class Acceptor:
     ) -> None:
         self._post = post
         self._loop = loop
-        self._take = take
+        self.take = take  # what is done with each
         self._share = Share(post)
         self._own = post.row.cells
         self._limit = post.settings.max_connections
@@ -134,7 +134,7 @@ class Acceptor:
         for listener in self._post.listeners:
             listener.close()
 
-    def released(self) -> None:
+    def released(self, _address: object) -> None:
         """Accept again if this worker was full: a connection is gone."""
         if not self._watching and self._back is None and not self.closed and not self.full:
             self._post.phase(Phase.ACCEPTING)
@@ -204,7 +204,7 @@ class Acceptor:
         cells = self._own
         cells[_ACCEPTED] += 1
         cells[_CONNECTIONS] += 1
-        self._take(fd, listener, address)
+        self.take(fd, listener, address)
         return True
 
     def _complain(self, error: OSError) -> None:

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from prefork.adapters.protocol import ProtocolLink
 from prefork.adapters.streams import StreamsLink
@@ -31,7 +31,9 @@ from prefork.worker.orders import Order
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from prefork.connection.admission import Admission, Source
     from prefork.service import Service
+    from prefork.worker.arrivals import Arrivals
     from prefork.worker.post import Post
 
 TICK: Final = 0.25
@@ -141,10 +143,31 @@ class _Worker:
         on_uvloop = type(hub.loop).__module__.startswith("uvloop")
         self._adopt: Callable[[int, socket.socket], Any] = _Accepted() if on_uvloop else _as_socket
         self._acceptor = Acceptor(post, self._loop, self._take)
+        hub.released = self._acceptor.released
+        self._arrivals: Arrivals | None = None
+        if (admission := post.admission()) is not None:
+            self._put_before(admission)
         self._handshakes: set[asyncio.Task[None]] = set()
         self._tick_s = TICK
         self.ear = Ear(post, self._loop)
-        hub.released = self._acceptor.released
+
+    def _put_before(self, admission: Admission) -> None:
+        """Let everybody come by way of the admission, and tell it who has gone."""
+        from prefork.worker.arrivals import Arrivals  # noqa: PLC0415 - most servers do without
+
+        acceptor, cells = self._acceptor, self._hub.cells
+
+        def released(source: object) -> None:
+            admission.leave(cast("Source", source))
+            acceptor.released(source)
+
+        def turned_away(source: object) -> None:
+            cells[Field.CONNECTIONS] -= 1
+            released(source)
+
+        self._hub.released = released
+        self._arrivals = Arrivals(self._loop, admission, self._take, turned_away)
+        acceptor.take = self._arrivals.come
 
     def start(self) -> None:
         """Hear orders, beat, accept; say so from inside the loop."""
@@ -169,7 +192,7 @@ class _Worker:
             if acceptor.closed and not hub.cells[Field.CONNECTIONS]:
                 return
             self._tick_s = DRAIN_TICK
-            hub.sweep()
+            self._sweep()
             self._post.row.beat()
             await asyncio.sleep(DRAIN_TICK)
         acceptor.close()
@@ -177,12 +200,19 @@ class _Worker:
             LOGGER.warning("%s: dropped %d connections at the end of its drain", self._post, len(hub.links))
         for link in tuple(hub.links):
             link.cancel()
+        if self._arrivals is not None:
+            self._arrivals.drop()
         await asyncio.sleep(0)  # cancelled handlers run their last steps
 
     def _tick(self) -> None:
         self._post.row.beat()
-        self._hub.sweep()
+        self._sweep()
         self._loop.call_later(self._tick_s, self._tick)
+
+    def _sweep(self) -> None:
+        self._hub.sweep()
+        if self._arrivals is not None:
+            self._arrivals.sweep(draining=self._hub.draining)
 
     def _take(self, fd: int, listener: socket.socket, address: object) -> None:
         """Make a connection of an accepted descriptor.
@@ -203,6 +233,7 @@ class _Worker:
         except OSError as error:  # the peer was gone before it was greeted
             socket.close(fd)
             self._post.row.cells[Field.CONNECTIONS] -= 1
+            self._hub.released(address)
             LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)
             return
         self._loop.call_soon(_finish, joining)
@@ -219,7 +250,7 @@ class _Worker:
         except OSError as error:
             hub.cells[Field.CONNECTIONS] -= 1
             hub.cells[Field.ERRORS] += bool(report(error, peer_name(address)))
-            hub.released()
+            hub.released(address)
 
 
 def _as_socket(fd: int, _listener: socket.socket) -> socket.socket:

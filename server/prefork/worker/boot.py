@@ -18,13 +18,8 @@ from prefork.log import LOGGER
 from prefork.settings import DESCRIPTORS_KEPT
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from prefork.connection.blocking import Wakes
-    from prefork.connection.edge import Limits
-    from prefork.connection.tls import Terms
-    from prefork.scoreboard import Row
     from prefork.service import Service
     from prefork.settings import Settings
     from prefork.worker.post import Post
@@ -44,6 +39,7 @@ def run(post: Post) -> int:
         service = post.plan.service or adapters.load(post.settings.target, post.settings.adapter)
         model = service.model(post.settings.model)
         service.check_tls(wanted=post.plan.tls is not None)
+        service.check_admission(post.settings.admission())
         if service.kind == "listening":
             from prefork.worker.listening import serve  # noqa: PLC0415 - each worker loads its own model alone
         elif model == "async":
@@ -110,12 +106,3 @@ def lifespan_failed(service: Service, error: Exception) -> TargetError:
     """Log a lifespan that raised on entry, with its traceback, and return what to tell the master."""
     LOGGER.error("the lifespan of %s failed", service.name, exc_info=error)
     return TargetError(f"the lifespan of {service.name} failed: {type(error).__name__}: {error}")
-
-
-def server_of_one(service: Service) -> Callable[[socket.socket, Service, Limits, Row, Wakes, Terms | None], None]:
-    """Return what serves one accepted socket to its end, in a blocking worker."""
-    if service.kind == "sockets":
-        from prefork.adapters.sockets import serve  # noqa: PLC0415 - each worker loads its own model alone
-    else:
-        from prefork.connection.blocking import serve  # noqa: PLC0415
-    return serve

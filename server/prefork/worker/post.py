@@ -16,12 +16,14 @@ from prefork.scoreboard import Field, Phase
 if TYPE_CHECKING:
     import socket
 
+    from prefork.connection.admission import Admission
     from prefork.connection.tls import Terms
     from prefork.listener import Listener
     from prefork.log import LogHandler
     from prefork.scoreboard import Row, Scoreboard
     from prefork.service import Service
     from prefork.settings import Settings
+    from prefork.sources import Tally
 
 READY: Final = b"ready\n"
 FAILED: Final = b"failed "
@@ -58,6 +60,7 @@ class Post:
     listeners: tuple[Listener, ...]
     board: Scoreboard
     row: Row
+    tally: Tally
     channel: socket.socket
     log: LogHandler
     stacks: BinaryIO | None  # where it leaves its threads' stacks when it is killed for hanging
@@ -88,6 +91,14 @@ class Post:
     def phase(self, phase: Phase) -> None:
         """Write on the scoreboard what this worker does."""
         self.row.cells[Field.PHASE] = phase
+
+    def admission(self) -> Admission | None:
+        """Return what decides who may come in; None where everybody may, as they are."""
+        if not self.settings.admission():
+            return None
+        from prefork.connection.admission import Admission  # noqa: PLC0415 - most servers do without
+
+        return Admission(self.settings, self.row, self.tally)
 
     def drain_deadline(self) -> float:
         """Return when a drain that begins now must end, on the monotonic clock."""

@@ -16,8 +16,9 @@ from prefork.connection import edge
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
-from prefork.worker.boot import blocking_lifespan, server_of_one
+from prefork.worker.boot import blocking_lifespan
 from prefork.worker.orders import Order, Orders
+from prefork.worker.reception import Reception
 
 if TYPE_CHECKING:
     from prefork.service import Service
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 TICK: Final = 0.25
 """Seconds between two looks at the orders of a worker that waits in accept(2)."""
 
+Accepted = tuple[socket.socket, object]
+"""A connection, and whose it is."""
+
 
 def serve(post: Post, service: Service) -> None:
     """Serve until told to leave.
@@ -33,16 +37,16 @@ def serve(post: Post, service: Service) -> None:
     Raises:
         TargetError: the service's lifespan could not be entered.
     """
-    limits = edge.limits(post.settings)
-    serve_one = server_of_one(service)
+    reception = Reception(post, service)
     with Orders(post) as orders, blocking_lifespan(service):
-        accept = _Accept(post, orders)
+        accept = _Accept(post, orders, reception)
         post.say_ready(capacity=1)
         while True:
-            sock = accept.next()  # step 5: accept
-            if sock is None:
+            accepted = accept.next()  # step 5: accept
+            if accepted is None:
                 break
-            serve_one(sock, service, limits, post.row, orders, post.plan.tls)  # steps 6 and 7: serve, close
+            sock, who = accepted
+            reception.serve(sock, who, orders)  # steps 6 and 7: serve, close
             # step 8: back to accept
         post.phase(Phase.DRAINING)
         for listener in post.listeners:
@@ -52,8 +56,9 @@ def serve(post: Post, service: Service) -> None:
 class _Accept:
     """The next connection of a sync worker, or the end of its service."""
 
-    def __init__(self, post: Post, orders: Orders) -> None:
+    def __init__(self, post: Post, orders: Orders, reception: Reception) -> None:
         self._post = post
+        self._reception = reception
         self._orders = orders
         self._sockets = [listener.socket for listener in post.listeners]
         self._deadline: float | None = None
@@ -64,7 +69,7 @@ class _Accept:
             self._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
             self._sockets[0].setblocking(True)
 
-    def next(self) -> socket.socket | None:
+    def next(self) -> Accepted | None:
         """Return the next connection; None when this worker is to leave."""
         while True:
             self._orders.woken()
@@ -75,43 +80,43 @@ class _Accept:
                 return self._last()
             if len(self._sockets) == 1:
                 began = time.monotonic()
-                sock = self._take(self._sockets[0])
-                if sock is None and time.monotonic() - began < TICK / 2:
+                one = self._take(self._sockets[0])
+                if one is None and time.monotonic() - began < TICK / 2:
                     # it did not block: workers of another model have set the shared socket so
-                    sock = self._poll(TICK)
-                if sock is not None:
-                    return sock
+                    one = self._poll(TICK)
+                if one is not None:
+                    return one
             else:
-                sock = self._poll(TICK)
-                if sock is not None:
-                    return sock
+                one = self._poll(TICK)
+                if one is not None:
+                    return one
 
-    def _last(self) -> socket.socket | None:
+    def _last(self) -> Accepted | None:
         """Return what still waits in the queue, until it has stayed empty for a moment or the drain has timed out."""
         if self._deadline is None:
             self._deadline = self._post.drain_deadline()
         quiet = time.monotonic() + edge.QUEUE_QUIET
         while time.monotonic() < self._deadline:
-            sock = self._poll(max(0.0, quiet - time.monotonic()))
-            if sock is not None or time.monotonic() >= quiet:
-                return sock
+            one = self._poll(max(0.0, quiet - time.monotonic()))
+            if one is not None or time.monotonic() >= quiet:
+                return one
         return None
 
-    def _poll(self, seconds: float) -> socket.socket | None:
+    def _poll(self, seconds: float) -> Accepted | None:
         poll = select.poll()
         for listener in self._sockets:
             poll.register(listener, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(seconds * 1000)}
         for listener in self._sockets:
             if listener.fileno() in ready:
-                sock = self._take(listener)
-                if sock is not None:
-                    return sock
+                one = self._take(listener)
+                if one is not None:
+                    return one
         return None
 
-    def _take(self, listener: socket.socket) -> socket.socket | None:
+    def _take(self, listener: socket.socket) -> Accepted | None:
         try:
-            sock, _ = listener.accept()
+            sock, address = listener.accept()
         except OSError as error:
             if error.errno in CAPACITY:
                 LOGGER.warning("%s: cannot accept: %s", self._post, error.strerror)
@@ -122,4 +127,5 @@ class _Accept:
         cells = self._post.row.cells
         cells[Field.ACCEPTED] += 1
         cells[Field.CONNECTIONS] += 1
-        return sock
+        who = self._reception.meet(sock, address)
+        return None if who is None else (sock, who)

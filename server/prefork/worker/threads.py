@@ -15,8 +15,9 @@ from prefork.connection import edge
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
-from prefork.worker.boot import blocking_lifespan, server_of_one
+from prefork.worker.boot import blocking_lifespan
 from prefork.worker.orders import Bell, Order, Orders
+from prefork.worker.reception import Reception
 
 if TYPE_CHECKING:
     import socket
@@ -49,11 +50,9 @@ class _Loop:
 
     def __init__(self, post: Post, service: Service, orders: Orders) -> None:
         self._post = post
-        self._service = service
         self._orders = orders
         self._bell = Bell()
-        self._limits = edge.limits(post.settings)
-        self._serve_one = server_of_one(service)
+        self._reception = Reception(post, service)
         self.size = min(post.settings.threads, post.settings.max_connections)
         self._pool = ThreadPoolExecutor(self.size, thread_name_prefix="serve")
         self._busy: set[Future[None]] = set()
@@ -114,7 +113,7 @@ class _Loop:
 
     def _take(self, listener: socket.socket) -> None:
         try:
-            sock, _ = listener.accept()
+            sock, address = listener.accept()
         except OSError as error:
             if error.errno in CAPACITY:
                 LOGGER.warning("%s: cannot accept: %s", self._post, error.strerror)
@@ -126,8 +125,9 @@ class _Loop:
         cells = self._post.row.cells
         cells[Field.ACCEPTED] += 1
         cells[Field.CONNECTIONS] += 1
-        future = self._pool.submit(
-            self._serve_one, sock, self._service, self._limits, self._post.row, self._bell, self._post.plan.tls
-        )
+        who = self._reception.meet(sock, address)
+        if who is None:
+            return
+        future = self._pool.submit(self._reception.serve, sock, who, self._bell)
         self._busy.add(future)
         future.add_done_callback(lambda _: os.write(self._free, b"."))

@@ -1,0 +1,124 @@
+"""How many connections each source holds, over all workers and without a lock: a table of counts per worker.
+
+One anonymous shared mapping, made by the master before the first fork, has a part per row of the scoreboard. A worker
+writes its own part alone and reads all: it counts a newcomer first and adds up then, so that two workers who each take
+the last free place at once both see one too many, and a limit is never exceeded.
+
+A part is a hash table of fixed size: buckets of `WAYS` keys and their counts. A source whose bucket is full is not
+counted. Which sources share a bucket depends on a number drawn at the start, so no peer can choose it. The master
+clears the part of a worker that has ended. This file decides nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import secrets
+import sys
+import threading
+from typing import TYPE_CHECKING, Final
+
+from prefork.networks import V4
+from prefork.scoreboard import ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefork.networks import Ip
+
+WAYS: Final = 8
+"""Sources that a bucket can hold."""
+
+SPARE: Final = 4
+"""Places in a part for each connection that a worker may hold: a bucket is a quarter full, and rarely overflows."""
+
+FEWEST: Final = 512
+MOST: Final = 1 << 15
+"""Buckets of a part: 64 KiB to 4 MiB of address space, of which only what is used takes memory."""
+
+_SIZE: Final = 2 * WAYS
+_NORESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)  # by name from Python 3.13 on
+
+
+def key_of(ip: Ip) -> int:
+    """Return what an address is counted under, never 0: itself for IPv4, its /64 for IPv6 (one customer's network)."""
+    if ip.bits == V4:
+        return 0xFFFF << 32 | ip.value  # 0:ffff:…/64 is no network that anybody has
+    return ip.value >> 64 or 1
+
+
+class Sources:
+    """The whole mapping.
+
+    Args:
+        connections: what a worker may hold.
+        used: how many rows of the scoreboard, from the first, may hold a living worker.
+    """
+
+    def __init__(self, connections: int, used: Callable[[], int]) -> None:
+        buckets = FEWEST
+        while buckets * WAYS < connections * SPARE and buckets < MOST:
+            buckets *= 2
+        self.buckets = buckets
+        self.used = used
+        self.width = buckets * _SIZE
+        self.factor = secrets.randbits(63) << 1 | 1
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | (_NORESERVE if sys.platform == "linux" else 0)
+        self._mapping = mmap.mmap(-1, ROWS * self.width * 8, flags=flags)
+        self.cells = memoryview(self._mapping).cast("Q")
+
+    def clear(self, row: int) -> None:
+        """Forget what the worker of this row has counted: the master does, when the worker has ended."""
+        size = self.width * 8
+        self._mapping[row * size : (row + 1) * size] = bytes(size)
+
+    def tally(self, row: int) -> Tally:
+        """Return what the worker of this row counts with."""
+        return Tally(self, row)
+
+
+class Tally:
+    """One worker's part, and its view of the others'. Its own threads take turns."""
+
+    def __init__(self, sources: Sources, row: int) -> None:
+        self._cells = sources.cells
+        self._used = sources.used
+        self._width = sources.width
+        self._own = row * sources.width
+        self._factor = sources.factor
+        self._mask = sources.buckets - 1
+        self._turn = threading.Lock()
+
+    def enter(self, key: int) -> int:
+        """Count one connection more and return how many the source has over all workers; 0: it cannot be counted."""
+        bucket = self._bucket(key)
+        cells, at = self._cells, self._own + bucket
+        with self._turn:
+            keys = cells[at : at + WAYS].tolist()
+            if key in keys:
+                place = at + keys.index(key)
+            elif 0 in keys:
+                place = at + keys.index(0)
+                cells[place + WAYS] = 0
+                cells[place] = key
+            else:
+                return 0
+            cells[place + WAYS] += 1
+        count = 0
+        for start in range(bucket, bucket + self._used() * self._width, self._width):
+            keys = cells[start : start + WAYS].tolist()
+            if key in keys:
+                count += cells[start + WAYS + keys.index(key)]
+        return count
+
+    def leave(self, key: int) -> None:
+        """Count one connection less; it must have been counted."""
+        cells, at = self._cells, self._own + self._bucket(key)
+        with self._turn:
+            place = at + cells[at : at + WAYS].tolist().index(key)
+            cells[place + WAYS] -= 1
+            if not cells[place + WAYS]:
+                cells[place] = 0
+
+    def _bucket(self, key: int) -> int:
+        """Return where a key's bucket begins in every part."""
+        return ((key * self._factor & 0xFFFF_FFFF_FFFF_FFFF) >> 32 & self._mask) * _SIZE
