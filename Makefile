@@ -56,7 +56,7 @@ up: ## the whole of it in Docker: the server, and Locust at http://localhost:808
 	docker compose up --build
 
 down: ## and down again
-	docker compose --profile ci down --volumes --remove-orphans
+	docker compose --profile ci --profile lb down --volumes --remove-orphans
 
 lock: $(READY) ## lock the versions anew
 	$(BIN)/pip install --quiet uv

@@ -1,4 +1,4 @@
-"""Two services for the server's container: one that lies, and one that takes its time."""
+"""Three services for the server's container: one that lies, one that takes its time, and one that says whom it sees."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ async def slow(conn: Connection) -> None:
         await conn.send(b"working")
         await asyncio.sleep(2)
         await conn.send(b"done")
+
+
+@conversation(Lines(newline=b"\n"))
+async def who(conn: Connection) -> None:
+    """Says who the client is and what it had connected to, and whether a balancer says so."""
+    async for _ in conn:
+        await conn.send(f"{conn.peer} at {conn.local} {'told' if conn.proxied else 'seen'}".encode())

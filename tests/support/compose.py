@@ -21,7 +21,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 BUILDER: Final = "prefork-test"
 OVERRIDES: Final = ROOT / "tests" / "docker"
 # What would change what is composed, or how it is told.
-_FOREIGN: Final = ("COMPOSE_", "ECHO_", "PAGE_")
+_FOREIGN: Final = ("COMPOSE_", "ECHO_", "PAGE_", "LB_")
+_ALL: Final = ("--profile", "ci", "--profile", "lb")
 
 
 def build(timeout: float) -> None:
@@ -55,13 +56,17 @@ class Project:
         self._command = _command(self.name)
         if override:
             self._command += ["--file", str(OVERRIDES / override)]
-        self._env = {**_environment(), "ECHO_PORT": "0", "PAGE_PORT": "0", **env}
+        # two projects must not have the same network; this range is for tests (RFC 2544)
+        subnet = f"198.19.{secrets.randbelow(256)}.0/24"
+        self._env = {
+            **_environment(), "ECHO_PORT": "0", "PAGE_PORT": "0", "LB_PORT": "0", "LB_SUBNET": subnet, **env
+        }  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        self.run("--profile", "ci", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self.run(*_ALL, "down", "--volumes", "--remove-orphans", "--timeout", "5")
 
     def run(self, *arguments: str, timeout: float = 120.0, stdin: str | None = None, expect: int | None = 0) -> str:
         """Run `docker compose ARGUMENTS` and return its standard output.
@@ -87,7 +92,7 @@ class Project:
 
     def logs(self) -> str:
         """Return what all containers have written so far."""
-        return self.run("--profile", "ci", "logs", "--timestamps", "--no-color", expect=None)
+        return self.run(*_ALL, "logs", "--timestamps", "--no-color", expect=None)
 
     def execute(self, service: str, *command: str, stdin: str | None = None) -> str:
         """Run a command in a service's container and return its standard output."""
