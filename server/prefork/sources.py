@@ -1,12 +1,13 @@
 """How many connections each source holds, over all workers and without a lock: a table of counts per worker.
 
-One anonymous shared mapping, made by the master before the first fork, has a part per row of the scoreboard. A worker
-writes its own part alone and reads all: it counts a newcomer first and adds up then, so that two workers who each take
-the last free place at once both see one too many, and a limit is never exceeded.
+One anonymous shared mapping, made by the master before it forks the first worker that counts, has a part per row of the
+scoreboard. A worker writes its own part alone and reads all: it counts a newcomer first and adds up then, so that two
+workers who each take the last free place at once both see one too many, and a limit is never exceeded.
 
 A part is a hash table of fixed size: buckets of `WAYS` keys and their counts. A source whose bucket is full is not
-counted. Which sources share a bucket depends on a number drawn at the start, so no peer can choose it. The master
-clears the part of a worker that has ended. This file decides nothing.
+counted. Which sources share a bucket depends on bytes drawn at the start, and goes through Python's keyed hash: no peer
+can choose it, and neighbours in a network do not crowd together. The master clears the part of a worker that has ended.
+This file decides nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import mmap
 import secrets
 import sys
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from prefork.networks import V4
@@ -61,15 +63,17 @@ class Sources:
         self.buckets = buckets
         self.used = used
         self.width = buckets * _SIZE
-        self.factor = secrets.randbits(63) << 1 | 1
+        self.salt = secrets.token_bytes(8)
+
+    @cached_property
+    def cells(self) -> memoryview:
+        """The mapping. It is made when the first tally is: a server without a limit has none."""
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | (_NORESERVE if sys.platform == "linux" else 0)
-        self._mapping = mmap.mmap(-1, ROWS * self.width * 8, flags=flags)
-        self.cells = memoryview(self._mapping).cast("Q")
+        return memoryview(mmap.mmap(-1, ROWS * self.width * 8, flags=flags)).cast("Q")
 
     def clear(self, row: int) -> None:
         """Forget what the worker of this row has counted: the master does, when the worker has ended."""
-        size = self.width * 8
-        self._mapping[row * size : (row + 1) * size] = bytes(size)
+        self.cells[row * self.width : (row + 1) * self.width] = memoryview(bytes(self.width * 8)).cast("Q")
 
     def tally(self, row: int) -> Tally:
         """Return what the worker of this row counts with."""
@@ -84,7 +88,7 @@ class Tally:
         self._used = sources.used
         self._width = sources.width
         self._own = row * sources.width
-        self._factor = sources.factor
+        self._salt = sources.salt
         self._mask = sources.buckets - 1
         self._turn = threading.Lock()
 
@@ -121,4 +125,4 @@ class Tally:
 
     def _bucket(self, key: int) -> int:
         """Return where a key's bucket begins in every part."""
-        return ((key * self._factor & 0xFFFF_FFFF_FFFF_FFFF) >> 32 & self._mask) * _SIZE
+        return (hash(self._salt + key.to_bytes(8, "big")) & self._mask) * _SIZE

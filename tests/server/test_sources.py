@@ -61,15 +61,17 @@ def test_sources_of_as_many_connections_as_a_worker_may_hold_are_nearly_all_coun
     for connections in (1024, 10_000):
         sources = Sources(connections, lambda: 1)
         tally = sources.tally(0)
-        assert sum(tally.enter(source) == 1 for source in range(1, connections + 1)) >= connections * 0.999
+        counted = sum(tally.enter(source) == 1 for source in range(1, connections + 1))
+        assert counted >= connections * 0.995  # how many are not is a matter of chance: one in ten thousand
 
 
 def test_row_of_a_worker_that_was_killed_is_cleared_by_its_master() -> None:
     sources = Sources(1024, lambda: 2)
+    theirs = sources.tally(1)  # before the fork: this is what makes the mapping
     pid = os.fork()
     if pid == 0:
         for _ in range(5):
-            sources.tally(1).enter(7)
+            theirs.enter(7)
         os._exit(0)
     os.waitpid(pid, 0)
     tally = sources.tally(0)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import ssl
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from support.proxying import LOCAL, v2
-from support.server import exchange
+from support.server import exchange, read_all
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from support.server import Server
 
@@ -118,7 +123,8 @@ def test_source_that_holds_its_limit_is_refused_more_and_gets_a_place_back_with_
 def test_limit_of_50_over_4_workers_lets_50_through_whichever_they_land_on(
     start: Start, module: Module, clients: Callable[[Server], Clients], model: str
 ) -> None:
-    options = ["--workers", "4", "--threads", "60", "--model", model, "--max-connections-per-source", "50"]
+    # fewer threads than the limit: no worker can take them all
+    options = ["--workers", "4", "--threads", "20", "--model", model, "--max-connections-per-source", "50"]
     with start(module(ECHO), *options) as server:
         greedy = clients(server)
         let_in = sum(greedy.is_let_in() for _ in range(200))
@@ -126,6 +132,95 @@ def test_limit_of_50_over_4_workers_lets_50_through_whichever_they_land_on(
         status = server.status()
         assert status["totals"]["refused"] == 150
         assert sum(w["connections"] > 0 for w in status["workers"]) > 1  # one alone would prove nothing
+
+
+@each_model
+def test_place_of_who_fails_the_handshake_or_is_gone_at_once_is_free_again(
+    start: Start, module: Module, tmp_path: Path, model: str
+) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "pair.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    secure = ["--tls-cert", str(tmp_path / "pair.pem"), "--handshake-timeout", "0.5"]
+    options = ["--workers", "2", "--threads", "4", "--model", model, "--max-connections-per-source", "2"]
+    with start(module(ECHO), *options, *secure) as server:
+
+        def fails(data: bytes) -> None:
+            with server.connect() as sock, contextlib.suppress(ConnectionError):
+                sock.sendall(data)
+                read_all(sock)
+
+        def is_served() -> bool:
+            try:
+                with server.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as wrapped:
+                    wrapped.sendall(b"hi\n")
+                    return wrapped.recv(3) == b"hi\n"
+            except ConnectionError:
+                return False
+
+        for _ in range(4):
+            fails(b"this is no TLS, and long enough to say so\n")
+            fails(b"\x16\x03\x01")  # and nothing more: its time runs out
+            gone = server.connect()
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        for _ in range(4):
+            until(is_served, what="no place is taken")
+
+
+ADAPTED = {
+    "protocol": """
+        import asyncio
+
+        class service(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def data_received(self, data):
+                self.transport.write(data)
+    """,
+    "streams": """
+        async def service(reader, writer):
+            while line := await reader.readline():
+                writer.write(line)
+    """,
+    "function": """
+        def service(sock, address):
+            while data := sock.recv(1000):
+                sock.sendall(data)
+    """,
+}
+
+
+@pytest.mark.parametrize("code", ADAPTED.values(), ids=ADAPTED)
+def test_limit_holds_before_adapted_code_too_and_each_place_comes_back(
+    start: Start, module: Module, clients: Callable[[Server], Clients], code: str
+) -> None:
+    with start(module(code), "--workers", "2", "--max-connections-per-source", "1") as server:
+        one = clients(server)
+        for _ in range(3):
+            until(one.is_let_in, what="the place is free")
+            assert not one.is_let_in()
+            one.close()
+
+
+def test_limit_that_a_reload_brings_counts_from_then_on_and_one_that_it_takes_away_is_gone(
+    start: Start, module: Module, clients: Callable[[Server], Clients], tmp_path: Path
+) -> None:
+    config = tmp_path / "prefork.toml"
+    config.write_text("")
+    with start(module(ECHO), "--workers", "2", "--config", str(config)) as server:
+        for generation, limit, let_in in ((2, 2, 2), (3, 3, 3), (4, 0, 5)):
+            config.write_text(f"max-connections-per-source = {limit}\n")
+            server.send(signal.SIGHUP)
+            until(lambda wanted=generation: server.status()["generation"] == wanted)
+            until(lambda: {w["state"] for w in server.status()["workers"]} == {"serving"})
+            one = clients(server)
+            assert sum(one.is_let_in() for _ in range(5)) == let_in
+            one.close()
+            until(lambda: server.status()["totals"]["connections"] == 0)
 
 
 def test_old_generation_counts_while_it_drains(
@@ -167,7 +262,7 @@ def test_what_a_killed_worker_held_is_forgotten(
         assert [one.is_let_in() for _ in range(5)] == [True] * 4 + [False]
 
 
-def test_unix_sockets_have_no_source_and_no_network(start: Start, module: Module, tmp_path: object) -> None:
+def test_unix_sockets_have_no_source_and_no_network(start: Start, module: Module, tmp_path: Path) -> None:
     path = f"{tmp_path}/s"
     with start(module(ECHO), "--max-connections-per-source", "1", "--deny", "0.0.0.0/0", bind=f"unix:{path}"):
         socks = []

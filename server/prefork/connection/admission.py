@@ -2,7 +2,7 @@
 
 At accept, before any work: with `--proxy-protocol` the peer must be a balancer of `--proxy-trust`; without, `--allow`
 and `--deny` decide. With a header they decide on the client that it names. Last comes the limit per source. What a
-balancer says of no client (LOCAL, an unknown family) is the balancer's own connection, and neither rules nor limit
+balancer says of no client (LOCAL, no family) is the balancer's own connection, and neither rules nor limit
 concern it: whom to trust has been said. Unix sockets have no network and no source.
 
 A connection that is refused is reset, not half-closed: the peer is owed nothing, it learns at once, and the kernel
@@ -14,6 +14,7 @@ A server without any of these options has no `Admission`, and pays nothing for i
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final
@@ -77,7 +78,7 @@ class Admission:
         versions: of the header, or "off".
     """
 
-    def __init__(self, settings: Settings, row: Row, tally: Tally) -> None:
+    def __init__(self, settings: Settings, row: Row, tally: Tally | None) -> None:
         self.versions = settings.proxy_protocol
         secure = settings.tls_cert is not None and settings.tls_mode == "implicit"
         self.header_timeout = settings.handshake_timeout if secure else settings.first_byte_timeout
@@ -120,7 +121,7 @@ class Admission:
     def leave(self, source: Source) -> None:
         """Forget a connection that is gone."""
         key, source.key = source.key, 0
-        if key:
+        if key and self._tally is not None:
             self._tally.leave(key)
 
     def refuse(self, sock: socket.socket, source: object, why: Refused) -> None:
@@ -130,7 +131,8 @@ class Admission:
         if left_out is not None:
             more = {"left_out": left_out} if left_out else {}
             LOGGER.warning("refused a connection: %s", why, extra=fields(peer=edge.peer_name(source), **more))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        with contextlib.suppress(OSError):  # some systems have no options for one whose peer has left
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         sock.close()
 
     def too_late(self) -> Refused:
@@ -147,7 +149,7 @@ class Admission:
             return
         if not self._rules.admit(ip):
             raise Refused("denied", "its network may not come in (--allow, --deny)")
-        if self._limit:
+        if self._tally is not None:
             key = key_of(ip)
             count = self._tally.enter(key)
             if count > self._limit:

@@ -1,8 +1,8 @@
 """The PROXY protocol, versions 1 and 2: what a balancer says of the client, before the client's first byte (sans-IO).
 
 Source: "The PROXY protocol", versions 1 & 2, by Willy Tarreau (HAProxy's doc/proxy-protocol.txt). A header is read
-strictly or refused; nothing is guessed, and no byte behind it is touched. What cannot be an address here (LOCAL, an
-unknown family, datagrams) leaves the connection its own address.
+strictly or refused; nothing is guessed, and no byte behind it is touched. What cannot be an address here (LOCAL, a
+family or transport that is left unspecified, datagrams) leaves the connection its own address.
 
 This file opens no socket and does not know who may be believed: `admission` does.
 """
@@ -27,10 +27,16 @@ MAX_HEADER: Final = 4096
 _FIXED: Final = 16  # bytes of a version 2 header before its addresses
 _MAX_PORT: Final = 65535
 
+# version 2: the version and its two commands
+_LOCAL: Final = 0x20
+_PROXY: Final = 0x21
+
 # version 2: family and transport, how the two addresses are laid out
 _STREAM_V4: Final = 0x11
 _STREAM_V6: Final = 0x21
 _STREAM_UNIX: Final = 0x31
+_MOST_FAMILIES: Final = 0x3
+_MOST_TRANSPORTS: Final = 0x2
 _LAYOUT: Final = {
     _STREAM_V4: struct.Struct("!4s4sHH"),
     _STREAM_V6: struct.Struct("!16s16sHH"),
@@ -171,7 +177,7 @@ def _port(text: str) -> int:
 
 def _size(held: bytes) -> int | None:
     """Return the length of a version 2 header; None if too little of it has come."""
-    if len(held) > len(SIGNATURE) and held[12] not in {0x20, 0x21}:
+    if len(held) > len(SIGNATURE) and held[12] not in {_LOCAL, _PROXY}:
         raise HeaderError("a PROXY header of an unknown version or command")
     if len(held) < _FIXED:
         return None
@@ -182,8 +188,12 @@ def _size(held: bytes) -> int | None:
 
 
 def _parse(header: bytes) -> Proxied | None:
+    if header[12] == _LOCAL:
+        return None  # whatever family stands there is to be ignored
+    if header[13] >> 4 > _MOST_FAMILIES or header[13] & 0xF > _MOST_TRANSPORTS:
+        raise HeaderError("a PROXY header of an unknown family or transport")
     layout = _LAYOUT.get(header[13])
-    if header[12] == 0x20 or layout is None:  # noqa: PLR2004 - version 2, LOCAL
+    if layout is None:
         return None
     if len(header) < _FIXED + layout.size:
         raise HeaderError("a PROXY header too short for its addresses")

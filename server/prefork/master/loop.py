@@ -499,7 +499,7 @@ class Master:
             listeners=tuple(self._listeners),
             board=self._board,
             row=self._board.row(row),
-            tally=self._sources.tally(row),
+            tally=self._sources.tally(row) if plan.settings.max_connections_per_source else None,
             channel=theirs,
             log=self._log,
             stacks=process.scratch(),

@@ -60,7 +60,7 @@ class Post:
     listeners: tuple[Listener, ...]
     board: Scoreboard
     row: Row
-    tally: Tally
+    tally: Tally | None  # with a limit per source
     channel: socket.socket
     log: LogHandler
     stacks: BinaryIO | None  # where it leaves its threads' stacks when it is killed for hanging
