@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -212,11 +213,15 @@ def test_limit_that_a_reload_brings_counts_from_then_on_and_one_that_it_takes_aw
     config = tmp_path / "prefork.toml"
     config.write_text("")
     with start(module(ECHO), "--workers", "2", "--config", str(config)) as server:
+
+        def alone(generation: int) -> bool:
+            status = server.status()
+            return status["generation"] == generation and {w["state"] for w in status["workers"]} == {"serving"}
+
         for generation, limit, let_in in ((2, 2, 2), (3, 3, 3), (4, 0, 5)):
             config.write_text(f"max-connections-per-source = {limit}\n")
             server.send(signal.SIGHUP)
-            until(lambda wanted=generation: server.status()["generation"] == wanted)
-            until(lambda: {w["state"] for w in server.status()["workers"]} == {"serving"})
+            until(partial(alone, generation))
             one = clients(server)
             assert sum(one.is_let_in() for _ in range(5)) == let_in
             one.close()
