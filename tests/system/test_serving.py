@@ -219,6 +219,52 @@ def test_framing_changes_in_mid_stream_without_losing_a_byte(
         assert exchange(server.address, b"netstrings\r\n5:hello,3:you,") == b"5:hello,3:you,"
 
 
+@pytest.mark.parametrize(("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", "")])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_what_the_old_framing_would_refuse_is_the_new_ones(
+    start: Callable[..., Server], module: Callable[..., str], model: str, keyword: str, wait: str, before: int
+) -> None:
+    service = module(f"""
+        from prefork import FixedSize, Lines, conversation
+
+        @conversation(Lines(max_length=20))
+        {keyword}def service(conn):
+            while (line := {wait}conn.receive()) != b"data":
+                pass
+            conn.set_framing(FixedSize(50_000))
+            {wait}conn.send({wait}conn.receive())
+    """)
+    body = (bytes(49) + b"\n") * 1000  # to Lines: lines that are too long
+    with start(service, "--workers", "1", "--model", model) as server:
+        assert exchange(server.address, b"hello\r\n" * before + b"data\r\n" + body) == body
+        assert server.status()["totals"]["errors"] == 0
+
+
+def test_bytes_that_come_after_a_wait_was_given_up_are_the_next_framings(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Connection, Lines, Raw, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            try:
+                async with asyncio.timeout(0.05):
+                    await conn.receive()
+            except TimeoutError:
+                await conn.send(b"go")
+            while conn.state != "handler":
+                await asyncio.sleep(0.01)
+            conn.set_framing(Raw())
+            await conn.send(await conn.receive())
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        assert sock.recv(10) == b"go\r\n"
+        sock.sendall(b"raw\r\n")
+        assert sock.recv(10) == b"raw\r\n"
+
+
 def test_async_reply_keeps_the_order_of_its_connection(
     start: Callable[..., Server], module: Callable[..., str]
 ) -> None:

@@ -20,7 +20,7 @@ from prefork_wire import FrameError, cut_one_by_one, cutter
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
-    from prefork_wire import Framing
+    from prefork_wire import Decoder, Framing
 
 # looked up on every request: an enumeration's own attributes are slower than a global
 _CLOSE, _FIRST_BYTE, _FRAME = Wait.CLOSE, Wait.FIRST_BYTE, Wait.FRAME
@@ -352,7 +352,7 @@ class Connection(Link):
         if self._over:  # read on only to let the peer close
             return
         waiter = self._waiter
-        if waiter is None:
+        if waiter is None or waiter.done():  # nobody waits, or no longer
             self._decoder.feed(data)
             if self.wait is _FIRST_BYTE:
                 self.wait, self.since = _HANDLER, hub.now
@@ -362,8 +362,7 @@ class Connection(Link):
             return
         if self._refill(data) or self._fault is not None:
             self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+            waiter.set_result(None)
         elif self.wait is not _FRAME and self._room is None:
             self.wait, self.since = _FRAME, hub.now
 
@@ -445,12 +444,16 @@ class Connection(Link):
             else:  # a long frame grows in the decoder: what is there is not copied for each piece that comes
                 frames = cut_one_by_one(decoder, data, 1)
         except FrameError as error:
-            self._fault, frames = error, error.frames
+            frames = error.frames
+            if frames:  # what is behind them is held again: the framing may change before it is due
+                self._decoder = cutter(self._behind(came, len(frames)))
+            else:
+                self._fault = error.with_traceback(None)  # which would tie the connection into a cycle
         if not frames:
             return False
         count = len(frames)
         if count > 1:
-            held = decoder.buffered
+            held = self._decoder.buffered
             self._ahead = (came[:-held] if held else came, count)
         self._ready = iter(frames)
         self._uncounted += count
@@ -465,15 +468,19 @@ class Connection(Link):
         if not left or self._ahead is None:
             return rest
         came, count = self._ahead
-        self._ahead = self._fault = None
-        again = self._hub.framing.decoder()
-        again.feed(came)
-        for _ in range(count - left):
-            again.take()
+        self._ahead = None
         self._uncounted -= left
         for _ in self._ready:
             pass
-        return again.rest() + rest
+        return self._behind(came, count - left).rest() + rest
+
+    def _behind(self, came: bytes, count: int) -> Decoder:
+        """Return a decoder that holds what is behind the first `count` frames of these bytes."""
+        decoder = self._hub.framing.decoder()
+        decoder.feed(came)
+        for _ in range(count):
+            decoder.take()
+        return decoder
 
     def _begin_to_wait(self) -> asyncio.Future[None] | None:
         """Return what ends when there is something new; None where nothing will come now or then: `_over` says why."""
