@@ -195,3 +195,28 @@ def test_a_send_that_is_given_up_leaves_the_next_one_alone(
     with start(service, "--workers", "1") as server, server.connect() as sock:
         until(lambda: server.status()["totals"]["bytes_out"] > 1 << 26)  # the second has been tried, too
         assert read_all(sock).endswith(b"x\r\npatience\r\ndone\r\n")
+
+
+@pytest.mark.parametrize("then", ["return", "await conn.receive()", "await asyncio.sleep(60)"])
+def test_what_is_no_payload_ends_its_dialogue_and_no_other(
+    start: Callable[..., Server], module: Callable[..., str], then: str
+) -> None:
+    service = module(f"""
+        import asyncio
+        from prefork import Connection, Raw, conversation
+
+        @conversation(Raw())
+        async def service(conn: Connection) -> None:
+            if await conn.receive() == b"bad":
+                await conn.send("text")
+            else:
+                await conn.send(b"good")
+            {then}
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as bad, server.connect() as good:
+        bad.sendall(b"bad")
+        assert read_all(bad) == b""
+        good.sendall(b"good")
+        assert read_exactly(good, 4) == b"good"
+        assert server.log().count("the handler failed") == 1
+        assert server.status()["totals"]["errors"] == 1

@@ -524,6 +524,12 @@ class Connection(Link):
                 self._hub.cells[_BYTES_OUT] += len(data)
                 self._transport.write(data)
 
+    def cannot_send(self, error: Exception) -> None:
+        """End a dialogue whose handler sent what is no payload: what follows would not be understood without it."""
+        self._failed(error)
+        self._wake("what was sent is no payload")
+        self._finish()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Close in order what the handler has left open: it returned, raised, or was cancelled."""
         error = None if task.cancelled() else task.exception()

@@ -49,6 +49,9 @@ class Flushed(Protocol):
     def flush(self) -> None:
         """Send it."""
 
+    def cannot_send(self, error: Exception) -> None:
+        """Hear why that failed."""
+
 
 class Hub:
     """What the connections of one worker share. `now` is the monotonic clock as of the last tick."""
@@ -89,7 +92,7 @@ class Hub:
             try:
                 link.flush()
             except Exception as error:  # noqa: BLE001 - what one handler sends must not keep back another's
-                LOGGER.error("what a handler sent cannot be sent", exc_info=error)
+                link.cannot_send(error)
 
     def begin_to_drain(self) -> None:
         """Let connections end: what counts as quiet begins now, whatever the last tick's clock said of each."""
