@@ -473,3 +473,39 @@ def test_no_bytes_do_more_than_fail(case: Case, noise: bytes, data: st.DataObjec
     take = data.draw(st.sampled_from(TAKES))
 
     assert outcome(case.framing, chunks, take) == expected
+
+
+STEPS = st.sampled_from(["feed", "take", "cut", "rest"])
+
+
+@given(st.sampled_from(list(CASES.values())), st.binary(max_size=8), st.lists(st.tuples(STEPS, st.integers(0, 8))))
+def test_what_is_held_is_what_was_fed_and_not_taken(case: Case, noise: bytes, steps: list[tuple[str, int]]) -> None:
+    stream = case.arrives + noise
+    decoder = case.framing.decoder()
+    held = b""
+    for step, size in steps:
+        chunk, stream = (stream[:size], stream[size:]) if step in {"feed", "cut"} else (b"", stream)
+        held += chunk
+        naive = case.framing.decoder()  # is fed all of it at once, and taken from one by one
+        naive.feed(held)
+        frames: list[bytes] = []
+        failure: type[FrameError] | None = None
+        try:
+            if step == "feed":
+                decoder.feed(chunk)
+            elif step == "rest":
+                assert decoder.rest() == naive.rest()
+            elif step == "take":
+                frames = [frame for frame in (decoder.take(),) if frame is not None]
+            else:
+                frames = cutter(decoder).cut(chunk)
+        except FrameError as error:
+            frames, failure = list(error.frames), type(error)
+        assert [naive.take() for _ in frames] == frames
+        if failure is not None:
+            with pytest.raises(failure):
+                naive.take()
+        held = naive.rest() if failure is None else b""
+        assert decoder.buffered == len(held)
+        if failure is not None:
+            return
