@@ -30,8 +30,8 @@ SERVICE = "from prefork import Lines, reply\n\n@reply(Lines())\ndef pong(line: b
 
 def plain(port: int) -> None:
     """Serve the same link through `create_server`, for ever."""
-    from prefork.connection.aio import ReplyLink  # noqa: PLC0415 - only this process needs them
     from prefork.connection.link import Hub  # noqa: PLC0415
+    from prefork.connection.reply import ReplyLink  # noqa: PLC0415 - only this process needs them
     from prefork.scoreboard import Field, Scoreboard  # noqa: PLC0415
     from prefork.settings import Settings  # noqa: PLC0415
     from prefork.worker.aio import new_loop  # noqa: PLC0415 - the very loop that workers use

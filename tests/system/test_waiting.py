@@ -220,3 +220,27 @@ def test_what_is_no_payload_ends_its_dialogue_and_no_other(
         assert read_exactly(good, 4) == b"good"
         assert server.log().count("the handler failed") == 1
         assert server.status()["totals"]["errors"] == 1
+
+
+def test_a_second_task_that_waits_for_the_frames_of_one_connection_is_told_so(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            first = asyncio.create_task(conn.receive())
+            await asyncio.sleep(0)
+            try:
+                await conn.receive()
+            except RuntimeError as error:
+                await conn.send(str(error).encode())
+            await conn.send(await first)
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        answer = b"another task waits for the next frame of this connection already\r\n"
+        assert read_exactly(sock, len(answer)) == answer
+        sock.sendall(b"mine\n")
+        assert read_exactly(sock, 6) == b"mine\r\n"

@@ -2,7 +2,9 @@
 
     edge        what a connection may wait for and how long (pure)
     link        the asyncio side every connection shares: deadlines, half-close, accounting
-    aio         the two links: `ReplyLink`, a function per frame, and `Connection`, a dialogue
+    reply       a function per frame, the fastest way
+    aio         a dialogue, as an `async def` handler sees it
+    waiting     replies that wait, as a dialogue
     admission   who may come in, and as whom it counts; before everything else, where an option asks for it
     proxy       the PROXY protocol's header (pure)
     blocking    the same dialogue over a blocking socket, for sync and threads workers

@@ -1,7 +1,7 @@
-"""The two links of an async worker: `ReplyLink`, a function per frame, and `Connection`, a dialogue.
+"""The dialogue of an async worker: `Connection`, which an `async def` handler is given.
 
-The path from bytes to reply in `ReplyLink` holds no task, no future and no stream object: that is where the speed is.
-`Connection` is what an `async def` handler is given. Neither accepts, and neither knows how many others there are.
+Frames are cut from a whole chunk in one step and handed out one after the other without a wait; what is sent between
+two waits leaves in one write. It never accepts, and never knows how many others there are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from prefork.connection.edge import LARGE, RECEIVE_SIZE, TLS_CLOSE, ConnectionEnded, Wait, encode_before_fault
+from prefork.connection.edge import RECEIVE_SIZE, TLS_CLOSE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.link import Hub, Link
 from prefork.connection.tls import Tls, describe, report
@@ -31,130 +31,6 @@ _BYTES_IN: Final = int(Field.BYTES_IN)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
 _NONE: Final = iter(())
-
-
-class ReplyLink(Link):
-    """A connection whose every frame is answered by one call of a plain function."""
-
-    __slots__ = ("_choked", "_handler", "_left")
-
-    def __init__(self, hub: Hub, address: object, handler: Callable[[bytes], bytes | None]) -> None:
-        super().__init__(hub, address)
-        self._handler = handler
-        self._left: Sequence[bytes] = ()  # frames that wait until the peer has read the answers before them
-        self._choked = False
-
-    def data_received(self, data: bytes) -> None:
-        """Answer every frame that `data` completes, in one write."""
-        hub = self._hub
-        hub.cells[_BYTES_IN] += len(data)
-        if self.wait is not _NEXT:
-            if self.wait is _CLOSE:  # read on only to let the peer close
-                return
-            if self._choked:
-                self._decoder.feed(data)
-                return
-        try:
-            frames = self._decoder.cut(data)
-        except FrameError as error:
-            self._end_behind(error)
-            return
-        if frames and not self._answer(frames):
-            return
-        if self._decoder.buffered:
-            self._go_on(answered=bool(frames))
-        elif hub.closing:  # the last part of a drain: right behind an answer nothing can be lost
-            self._finish()
-        else:
-            self.wait, self.since = _NEXT, hub.now
-
-    def _answer(self, frames: Sequence[bytes]) -> bool:
-        """Call the handler for each frame and send the answers; False when that is the end, or a pause."""
-        hub = self._hub
-        handler = self._handler
-        coming = iter(frames)
-        left = len(frames)
-        while left:
-            answers: list[bytes] = []
-            failure: Exception | None = None
-            begun, left = left, 0
-            try:
-                for frame in coming:
-                    if (answer := handler(frame)) is not None:
-                        answers.append(answer)
-                        if len(answer) > LARGE:  # it goes out now, so that a peer that does not read is noticed
-                            left = length_hint(coming)
-                            break
-            except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
-                failure, left = error, length_hint(coming)
-            hub.cells[_REQUESTS] += begun - left
-            if answers:
-                try:
-                    data = hub.encode_all(answers)
-                except Exception as error:  # noqa: BLE001 - what is no payload may raise anything
-                    data, failure = encode_before_fault(hub.framing, answers), error
-                hub.cells[_BYTES_OUT] += len(data)
-                self._transport.write(data)
-            if failure is not None:
-                self._failed(failure)
-                self._finish()
-                return False
-            if self._choked:
-                self._left = list(coming)
-                return False
-        return True
-
-    def _go_on(self, *, answered: bool) -> None:
-        """Answer all frames that are here, as long as the peer reads, and note what is waited for next."""
-        try:
-            while frames := self._decoder.cut(b""):
-                answered = True
-                if not self._answer(frames):
-                    return
-        except FrameError as error:
-            self._end_behind(error)
-            return
-        hub = self._hub
-        if self._decoder.buffered:
-            if answered or self.wait is not _FRAME:
-                self.wait, self.since = _FRAME, hub.now
-        elif hub.closing:
-            self._finish()
-        else:
-            self.wait, self.since = _NEXT, hub.now
-
-    def _end_behind(self, error: FrameError) -> None:
-        """Answer the frames before bytes that are none, and end; if the peer must read first, that is found again."""
-        if self._answer(error.frames):
-            self._refuse(error)
-            self._finish()
-
-    def pause_writing(self) -> None:
-        """Leave the peer's requests unread until it reads its replies."""
-        self._choked = True
-        if self.wait is not Wait.CLOSE:
-            self._wait_for_reader()
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """Go on with what was left unread."""
-        self._choked = False
-        if self.wait is not Wait.CLOSE:
-            self._transport.resume_reading()
-            left, self._left = self._left, ()
-            if self._answer(left):
-                self._go_on(answered=bool(left))
-
-    def retire(self) -> None:
-        """End a quiet connection because the worker drains."""
-        self._half_close_if_nothing_came()
-
-    def eof_received(self) -> bool:
-        """Close once everything is sent: whatever was whole has been answered already."""
-        self._peer_ended = True
-        self._finish()
-        self._transport.close()
-        return not self._secure
 
 
 class Connection(Link):
@@ -509,6 +385,8 @@ class Connection(Link):
             self._transport.resume_reading()
         if self._room is None and (held or self.wait is not _FIRST_BYTE):
             self.wait, self.since = _FRAME if held else _NEXT, hub.now
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("another task waits for the next frame of this connection already")
         self._waiter = hub.loop.create_future()
         return self._waiter
 

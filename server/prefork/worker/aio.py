@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from prefork.adapters.protocol import ProtocolLink
 from prefork.adapters.streams import StreamsLink
-from prefork.connection import replies
-from prefork.connection.aio import Connection, ReplyLink
+from prefork.connection import waiting
+from prefork.connection.aio import Connection
 from prefork.connection.edge import QUEUE_QUIET, TLS_CLOSE, peer_name
 from prefork.connection.link import Hub, Link
+from prefork.connection.reply import ReplyLink
 from prefork.connection.tls import report
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
@@ -98,8 +99,8 @@ def _link_factory(hub: Hub, service: Service, threads: int) -> Callable[[object]
         if not service.is_async and not service.blocking:
             return lambda address: ReplyLink(hub, address, handler)
         if service.blocking:
-            handler = replies.in_pool(handler, ThreadPoolExecutor(threads, "prefork-blocking"))
-        handler = replies.dialogue(handler, service.concurrency)
+            handler = waiting.in_pool(handler, ThreadPoolExecutor(threads, "prefork-blocking"))
+        handler = waiting.dialogue(handler, service.concurrency)
     return lambda address: Connection(hub, address, handler)
 
 

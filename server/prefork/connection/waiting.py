@@ -2,7 +2,7 @@
 
 The answers of one connection leave in the order of its requests, however long each takes, and only so many requests of
 one connection are at work at once: the others wait in the decoder, and then in the peer. A plain reply that does not
-wait is never here: `aio.ReplyLink` calls it without a task.
+wait is never here: `reply.ReplyLink` calls it without a task.
 """
 
 from __future__ import annotations
