@@ -1,8 +1,9 @@
-"""Three services for the server's container: one that lies, one that takes its time, and one that says whom it sees."""
+"""Services for the server's container: one that lies, one that takes its time, and two that say who talks to whom."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from itertools import count
 
 from prefork import Connection, Lines, conversation, reply
@@ -15,6 +16,12 @@ _numbers = count(1)
 def liar(line: bytes) -> bytes:
     """An echo that swaps the first two bytes of one answer in 200."""
     return line[1::-1] + line[2:] if next(_numbers) % EVERY == 0 else line
+
+
+@reply(Lines())
+def me(line: bytes) -> bytes:
+    """Says which worker answers, and the line."""
+    return b"%d %b" % (os.getpid(), line)
 
 
 @conversation(Lines())

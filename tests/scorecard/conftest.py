@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import scorecard
+from support.engine import compose, engine, images, show_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+
+__all__ = ["compose", "engine", "images"]
 
 APP = """
     import os
@@ -41,3 +44,11 @@ def app(module: Callable[..., str]) -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table."""
     scorecard.report(terminalreporter, config.rootpath / "reports" / "scorecard.json")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the containers' logs with a failure, while the containers are still there."""
+    report = yield
+    show_logs(report)
+    return report
