@@ -50,6 +50,7 @@ class Load:
         keep: whether a connection stays open; else each request has one of its own.
         frame: None for lines (`PING`), or how many bytes a request has, which come back as they are.
         echo: whether what is sent must be a valid answer.
+        threads: of the load, where it has several CPUs.
     """
 
     connections: int = 50
@@ -57,6 +58,7 @@ class Load:
     keep: bool = True
     frame: int | None = None
     echo: bool = False
+    threads: int = 1
 
     def by(self, connections: int) -> Load:
         """The same with another number of connections."""
@@ -84,6 +86,7 @@ def run(port: int, requests: int, load: Load) -> Answers:
     command = [
         "redis-benchmark", "-p", str(port), "-n", str(requests), "-c", str(load.connections), "--precision", "3",
         "-P", str(load.pipeline), "-k", str(int(load.keep)),
+        *(("--threads", str(load.threads)) if load.threads > 1 else ()),
     ]  # fmt: skip
     typed = b""
     if load.frame is None:
