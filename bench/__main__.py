@@ -10,7 +10,7 @@ It needs Linux, a C compiler and redis-benchmark; a peer that is not there is na
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import shlex
 import subprocess
@@ -151,7 +151,7 @@ def _facts(seconds: float) -> dict[str, str]:
     return {
         **{name: facts[name] for name in ("processor", "processors", "memory", "system", "python")},
         "CPUs": f"{sorted(mine)} for the servers, {sorted(others)} for the load",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "took": f"{seconds / 60:.1f} min",
     }

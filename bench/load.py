@@ -124,8 +124,9 @@ def parse(printed: str) -> Answers:
 def request_of(frame: int) -> tuple[list[str], bytes]:
     """Return the words for redis-benchmark, and its standard input, that make each request so many bytes.
 
-    A request is `*` and the number of its words, and for each word `$`, its length, and the word, all with CR LF. What is
-    too long for a command line (128 KiB on Linux) is a second word, which redis-benchmark reads from its standard input.
+    A request is `*` and the number of its words, and for each word `$`, its length, and the word, all with CR LF. What
+    is too long for a command line (128 KiB on Linux) is a second word, which redis-benchmark reads from its standard
+    input.
 
     Raises:
         ValueError: no word makes a request of this size.
@@ -145,21 +146,16 @@ def connect(port: int, ask: bytes = PING, answer: bytes = PONG, source: str = "1
         OSError: it could not be made, or was not answered in time.
         LoadError: the answer is another.
     """
-    sock = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
-    try:
+    with ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10, (source, 0)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(ask)
-        heard = b""
-        while len(heard) < len(answer):
-            part = sock.recv(len(answer) - len(heard))
-            if not part:
-                break
+        heard = bytearray()
+        while len(heard) < len(answer) and (part := sock.recv(len(answer) - len(heard))):
             heard += part
         if heard != answer:
-            raise LoadError(f"{ask!r} was answered by {heard!r}")
-    except BaseException:
-        sock.close()
-        raise
+            raise LoadError(f"{ask[:40]!r} was answered by {bytes(heard[:40])!r}")
+        stack.pop_all()
     return sock
 
 

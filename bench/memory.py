@@ -1,6 +1,6 @@
 """What a server takes: memory alone, for each idle connection, for each further process; and how soon it answers.
 
-Memory is the proportional set size of all its processes (proc(5), smaps_rollup): pages that are shared are counted once.
+Memory is the proportional set size of all its processes (proc(5), smaps_rollup): shared pages are counted once.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Every server says one line back and waits for the peer's close. The table has, f
 server and all its children per connection (connect, a line each way, close), and the memory that one more open, silent
 connection adds (proportional set size, so pages that processes share are counted once). Linux only. Compare the rows of
 one run with each other; the figures themselves move with the machine.
-"""  # noqa: INP001 - a script, not a module of a package
+"""
 
 from __future__ import annotations
 
@@ -211,7 +211,8 @@ def main() -> None:
     found: dict[str, dict[str, float | None]] = {}
     if not options.json:
         say(
-            f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, {options.connections} connections per model\n"
+            f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, "
+            f"{options.connections} connections per model\n"
         )
         say("| model | processor time per connection | memory per open connection |\n|---|---|---|")
     for name, (few, many, held) in MODELS.items():

@@ -1,4 +1,4 @@
-"""The pictures of a report: bars for costs, curves for growth. Each is an SVG of its own, for light pages and dark ones.
+"""The pictures of a report: bars for costs, curves for growth. Each is an SVG file, for light pages and dark ones.
 
 Scales and shapes are those of the load kit's charts; what is here is the frame around them, colours, titles and names.
 """
@@ -24,11 +24,14 @@ svg { --paper: #ffffff; --ink: #1d2125; --quiet: #6a7178; --line: #e4e1da; --bar
 @media (prefers-color-scheme: dark) { svg { --paper: #15171a; --ink: #e7e9ec; --quiet: #98a0a8; --line: #33383e;
   --bar: #4a5058; --c0: #98a0a8; --c1: #7aa5f5; --c2: #f0a04b; } }
 .paper { fill: var(--paper); } text { fill: var(--ink); } .tick, .note { fill: var(--quiet); font-size: 11px; }
-.title { font-size: 15px; font-weight: 600; } .rule { stroke: var(--line); } .one { stroke: var(--quiet); stroke-dasharray: 3 3; }
-.bar { fill: var(--bar); } .bar.series0 { fill: var(--c0); } .bar.series1 { fill: var(--c1); } .bar.series2 { fill: var(--c2); }
+.title { font-size: 15px; font-weight: 600; } .rule { stroke: var(--line); }
+.one { stroke: var(--quiet); stroke-dasharray: 3 3; }
+.bar { fill: var(--bar); } .bar.series0 { fill: var(--c0); } .bar.series1 { fill: var(--c1); }
+.bar.series2 { fill: var(--c2); }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; } .reach { stroke-width: 1.2; }
 .series0 { stroke: var(--c0); } .series1 { stroke: var(--c1); } .series2 { stroke: var(--c2); }
-.bar { stroke: none; } .dot.series0 { fill: var(--c0); } .dot.series1 { fill: var(--c1); } .dot.series2 { fill: var(--c2); }
+.bar { stroke: none; } .dot.series0 { fill: var(--c0); } .dot.series1 { fill: var(--c1); }
+.dot.series2 { fill: var(--c2); }
 text.series0 { fill: var(--c0); stroke: none; } text.series1 { fill: var(--c1); stroke: none; }
 text.series2 { fill: var(--c2); stroke: none; }
 """
@@ -67,8 +70,8 @@ def bars(title: str, note: str, rows: Sequence[tuple[str, float, int | None]], s
         style = "" if series is None else f" series{series}"
         chart.text(chart.left - 8, top + ROW * 0.7, name, "name", "end")
         chart.add(
-            f'<rect class="bar{style}" x="{min(start, end):.1f}" y="{top + 3:.1f}" width="{max(abs(end - start), 1):.1f}" '
-            f'height="{ROW - 6:.1f}" rx="2"/>'
+            f'<rect class="bar{style}" x="{min(start, end):.1f}" y="{top + 3:.1f}" '
+            f'width="{max(abs(end - start), 1):.1f}" height="{ROW - 6:.1f}" rx="2"/>'
         )
         chart.text(max(start, end) + 6, top + ROW * 0.7, show(value), "value", "start")
     return _framed(chart, note)
@@ -99,7 +102,8 @@ def curves(title: str, note: str, series: Mapping[str, Sequence[Place]], show_x:
             x = chart.x(math.log10(place.x))
             chart.add(
                 f'<line class="reach {style}" x1="{x:.1f}" x2="{x:.1f}" y1="{chart.y(place.low):.1f}" '
-                f'y2="{chart.y(place.high):.1f}"/><circle class="dot {style}" cx="{x:.1f}" cy="{chart.y(place.y):.1f}" r="3"/>'
+                f'y2="{chart.y(place.high):.1f}"/>'
+                f'<circle class="dot {style}" cx="{x:.1f}" cy="{chart.y(place.y):.1f}" r="3"/>'
             )
     _name_the_ends(chart, series)
     return _framed(chart, note)
@@ -112,9 +116,9 @@ def _name_the_ends(chart: Chart, series: Mapping[str, Sequence[Place]]) -> None:
     )
     floor = 0.0
     for y, number, name in ends:
-        y = max(y, floor)
-        chart.text(chart.width - chart.right + 10, y + 4, name, f"series{number}", "start")
-        floor = y + 15
+        floor = max(y, floor)
+        chart.text(chart.width - chart.right + 10, floor + 4, name, f"series{number}", "start")
+        floor += 15
 
 
 def _framed(chart: Chart, note: str) -> str:

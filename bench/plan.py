@@ -7,11 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from bench.needs import MissingError
-
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bench.needs import MissingError
     from bench.servers import Server
 
 

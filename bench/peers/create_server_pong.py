@@ -9,7 +9,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import forking
-
 from prefork.connection.aio import ReplyLink
 from prefork.connection.link import Hub
 from prefork.scoreboard import Field, Scoreboard

@@ -5,9 +5,10 @@ from __future__ import annotations
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import TYPE_CHECKING
 
-import forking
 from gevent.server import StreamServer
 from gevent.socket import socket as green
+
+import forking
 
 if TYPE_CHECKING:
     import socket
