@@ -136,7 +136,8 @@ def _scaling(results: Results) -> Iterator[Line]:
         median = scaling["ratio"]["median"]
         figure, holds = _times(median), median >= TWO_WORKERS
         if scaling["work_us"]:
-            text += f" (no CPU was left for the load: {scaling['work_us']} µs of work in the handler, load beside it)"
+            work = f"{scaling['work_us']} µs of work in the handler"
+            figure, holds = f"needs more CPUs: 4; {figure} with {work} and the load beside it", None
     yield Line(text, f"≥ {_times(TWO_WORKERS)}", figure, holds)
 
 

@@ -324,29 +324,25 @@ def _missing(found: Results) -> Iterator[str]:
     yield ""
 
 
-METHOD: Final = (
-    "Servers and load have CPUs of their own. The load is redis-benchmark, a compiled client that is not ours.",
-    (
-        "Each server is measured next to the baseline, before it in one round and after it in the next; a ratio is that "
-        "of two neighbours."
-    ),
-    (
-        "CPU time comes from the CPU-time clock of each process of the server, in nanoseconds; that of children which "
-        "have ended, in ticks of 10 ms. The master of a server counts, and so does opening the connections of the load."
-    ),
-    (
-        "Every server listens with a backlog of 2,048 and sends at once (TCP_NODELAY), except where it cannot be told "
-        "to. The peers are in bench/peers, each a small file."
-    ),
-)
+METHOD: Final = """
+Servers and load have CPUs of their own. The load is redis-benchmark, a compiled client that is not ours.
+
+Each server is measured next to the baseline, before it in one round and after it in the next; a ratio is that of two
+neighbours.
+
+CPU time comes from the CPU-time clock of each process of the server, in nanoseconds; that of children which have ended,
+in ticks of 10 ms. The master of a server counts, and so does opening the connections of the load.
+
+Every server listens with a backlog of 2,048, and sends at once (TCP_NODELAY) where that can be told it. The peers are in
+bench/peers, each a small file.
+"""
 
 
 def _method(found: Results) -> Iterator[str]:
     yield "## How it was measured"
     yield ""
-    for item in METHOD:
-        yield from textwrap.wrap(f"- {item}", 110, subsequent_indent="  ")
-    yield ""
+    for paragraph in METHOD.strip().split("\n\n"):
+        yield from _prose(" ".join(paragraph.splitlines()))
     yield "Versions:"
     yield ""
     yield from (f"- {name}: {version}" for name, version in found.get("versions", {}).items())

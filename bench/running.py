@@ -70,14 +70,21 @@ class Running:
         command = self.server.command(spot)
         with self._log.open("wb") as log, measure.on(self._cpus):
             begin = time.perf_counter()
-            self._process = subprocess.Popen(  # noqa: S603 - the table's
-                command, cwd=spot.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - the table's
+                    command, cwd=spot.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                self._folder.cleanup()
+                raise MissingError(f"did not start: {error}") from None
         self.session = self._process.pid
         try:
             self._wait_for_an_answer(begin)
             measure.settle(self.session)
+        except TimeoutError as error:
+            self._end()
+            raise MissingError(str(error)) from None
         except BaseException:
             self._end()
             raise

@@ -8,7 +8,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from preforkserver import BaseChild, Manager
 
 
-class Pong(BaseChild):  # type: ignore[misc] - not installed where types are checked
+class Pong(BaseChild):
     """Answers each line."""
 
     def process_request(self) -> None:

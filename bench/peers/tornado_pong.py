@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import socket
 
 
-class Pong(TCPServer):  # type: ignore[misc] - not installed where types are checked
+class Pong(TCPServer):
     """Answers each line."""
 
     async def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:  # noqa: ARG002

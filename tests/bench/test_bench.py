@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-
-from bench import __main__ as bench
-from bench import cost, measure, needs
 from bench.load import FORMS, KEEP_ALIVE
 from bench.needs import MissingError, Need
 from bench.plan import QUICK, Run
 from bench.running import Running
 from bench.servers import LIMIT, PEER_SERVERS, REPLY, Server, find
+
+from bench import __main__ as bench
+from bench import cost, measure, needs
 from support import clients
 
 
@@ -50,7 +50,7 @@ def test_cpu_time_is_counted_in_less_than_ticks() -> None:
         measure.settle(process.pid)
         before = time.perf_counter()
         used = measure.cpu(process.pid)
-        assert 0 < used
+        assert used > 0
         assert used != round(used, 2)
         assert measure.cpu(process.pid) - used <= time.perf_counter() - before
         process.communicate(b"\n")

@@ -6,9 +6,9 @@ import socket
 import threading
 
 import pytest
-
 from bench.load import FORMS, KEEP_ALIVE, LoadError, connect, parse, request_of, run
 from bench.running import free_port
+
 from support import clients
 
 PRINTED = """\
@@ -37,7 +37,9 @@ def test_throughput_and_the_percentiles_at_or_above_those_asked_for_are_read() -
     assert (answers.p50_ms, answers.p99_ms, answers.p999_ms) == (0.207, 0.911, 1.103)
 
 
-@pytest.mark.parametrize("printed", ["", "throughput summary: 1.00 requests per second", PRINTED.partition("Summary")[0]])
+@pytest.mark.parametrize(
+    "printed", ["", "throughput summary: 1.00 requests per second", PRINTED.partition("Summary")[0]]
+)
 def test_what_has_no_figures_is_an_error_and_not_a_zero(printed: str) -> None:
     with pytest.raises(LoadError, match="printed no figures"):
         parse(printed)

@@ -7,12 +7,12 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 import pytest
-
-from bench import asked, report, results
 from bench.cost import Account, Sample, neighbours
 from bench.load import FORMS, Answers
 from bench.measure import spread
 from bench.servers import CONVERSATION, GO, LIMIT, PEER_SERVERS, REPLY
+
+from bench import asked, report, results
 
 if TYPE_CHECKING:
     from pathlib import Path
