@@ -12,7 +12,7 @@ from bench import asked, picture, results
 from bench.cost import CONNECTIONS, PREFORKED
 from bench.load import FORMS
 from bench.picture import Place
-from bench.servers import CONVERSATION, LIMIT, REPLY
+from bench.servers import CONVERSATION, LIMIT, PEER_SERVERS, REPLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -199,6 +199,8 @@ def _preforked(found: Results) -> Iterator[str]:
         f"{CONNECTIONS} at a time where each request has its own."
     )
     yield from _cost_table(found["preforked"])
+    left = [f"{server.name} ({server.not_preforked})" for server in PEER_SERVERS if server.not_preforked]
+    yield from _prose(f"Not preforked, and so not here: {', '.join(left)}.")
 
 
 def _memory(found: Results) -> Iterator[str]:
@@ -333,8 +335,8 @@ neighbours.
 CPU time comes from the CPU-time clock of each process of the server, in nanoseconds; that of children which have ended,
 in ticks of 10 ms. The master of a server counts, and so does opening the connections of the load.
 
-Every server listens with a backlog of 2,048, and sends at once (TCP_NODELAY) where that can be told it. The peers are in
-bench/peers, each a small file.
+Every server listens with a backlog of 2,048, and sends at once (TCP_NODELAY) where that can be told it. The
+peers are in bench/peers, each a small file.
 """
 
 

@@ -68,8 +68,9 @@ def test_a_connection_that_is_answered_wrongly_is_an_error() -> None:
         thread.join()
 
 
-def test_a_load_without_a_server_is_an_error_of_one_line() -> None:
+def test_a_load_that_is_not_answered_in_time_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     clients.find("redis-benchmark")
-    with pytest.raises(LoadError) as caught:
+    monkeypatch.setattr("bench.load.TIMEOUT_S", 1)
+    with pytest.raises(LoadError, match="was not answered 10 times in 1 s") as caught:
         run(free_port(), 10, FORMS[KEEP_ALIVE])
     assert "\n" not in str(caught.value)
