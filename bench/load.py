@@ -22,6 +22,10 @@ MULTI_BULK: Final = b"*1\r\n$4\r\nPING\r\n"
 """A request in the form in which it is a valid answer too: an echo of it is what redis-benchmark waits for."""
 
 TIMEOUT_S: Final = 300
+PER_SOURCE: Final = 2_000
+"""Connections from one address: as ports become rare, the kernel searches long for a free one."""
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
+"""ip(7): the port is chosen when the peer is known. Python 3.11's socket has no name for it."""
 _LINE: Final = re.compile(r"^([\d.]+)% <= ([\d.]+) milliseconds", re.MULTILINE)
 _RATE: Final = re.compile(r"throughput summary: ([\d.]+) requests per second")
 
@@ -147,7 +151,11 @@ def connect(port: int, ask: bytes = PING, answer: bytes = PONG, source: str = "1
         LoadError: the answer is another.
     """
     with ExitStack() as stack:
-        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10, (source, 0)))
+        sock = stack.enter_context(socket.socket())
+        sock.settimeout(10)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((source, 0))
+        sock.connect(("127.0.0.1", port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(ask)
         heard = bytearray()
@@ -163,9 +171,9 @@ def connect(port: int, ask: bytes = PING, answer: bytes = PONG, source: str = "1
 def held(port: int, connections: int) -> Iterator[None]:
     """Hold so many connections open, each of which was answered once and says no more.
 
-    They come from another address of loopback's, so that the load has all ports for itself.
+    They come from other addresses of loopback's, so that the load has all ports for itself.
     """
     with ExitStack() as stack:
-        for _ in range(connections):
-            stack.enter_context(connect(port, source="127.0.0.2"))
+        for number in range(connections):
+            stack.enter_context(connect(port, source=f"127.0.0.{2 + number // PER_SOURCE}"))
         yield
