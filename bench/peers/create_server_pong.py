@@ -9,8 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import forking
-from prefork.connection.aio import ReplyLink
 from prefork.connection.link import Hub
+from prefork.connection.reply import ReplyLink
 from prefork.scoreboard import Field, Scoreboard
 from prefork.settings import Settings
 from prefork.worker.aio import new_loop
