@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
+BENCH_PACKAGES := gcc libc6-dev redis-tools golang-go libnet-server-perl ruby ruby-serverengine ruby-cool.io apache2
 SOURCES := client server loadtest tests examples docs bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test scorecard chaos bench check format coverage up down lock clean
+.PHONY: help demo test scorecard chaos bench bench-peers check format coverage up down lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): requirements/dev.txt client/pyproject.toml server/pyproject.toml loadtest/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: needs Python 3.11 or newer; set PYTHON=" >&2; exit 2; }
@@ -32,10 +35,17 @@ scorecard: $(READY) ## the reliability table: each row as a test, with its figur
 chaos: $(READY) ## ten minutes of reloads, upgrades, stops and kills under load that checks every answer
 	$(BIN)/prefork-loadtest chaos echo --workers 4 --seed 1 --duration 600 --report reports/chaos
 
-bench: $(READY) ## what a request costs against C, what accepting costs, and the models for many connections
-	$(BIN)/python bench/cost.py
-	$(BIN)/python bench/accept.py
-	$(BIN)/python bench/models.py
+bench: $(READY) ## what prefork costs, beside C and its peers, into docs/benchmarks; ARGS=--quick for a look
+	$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(BENCH_READY) ## install what the bench compares with (root, Debian); without it, what is there is measured
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends $(BENCH_PACKAGES)
+
+$(BENCH_READY): requirements/bench.txt
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
 
 check: $(READY) ## the one gate: lint, format, types
 	$(BIN)/ruff check $(SOURCES)
@@ -60,9 +70,9 @@ down: ## and down again
 
 lock: $(READY) ## lock the versions anew
 	$(BIN)/pip install --quiet uv
-	for name in build server loadtest dev; do \
+	for name in build server loadtest dev bench; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    requirements/$$name.in -o requirements/$$name.txt; done
 
 clean: ## remove what was made
-	rm -rf $(VENV) reports build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(BENCH_VENV) reports build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

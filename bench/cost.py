@@ -1,126 +1,210 @@
-"""What a request costs: CPU of the server, against a server in C that does nothing else, in one run.
+"""What a request costs: CPU time of the server in microseconds, against a baseline that is measured beside it.
 
-Every server is one process that answers each line with `+PONG`: C with epoll (the limit), a `@reply`, a
-`@conversation`, and asyncio's streams on the same event loop. The load is redis-benchmark (Debian: redis-tools) with 50
-connections on a CPU of its own: a request at a time, 16 pipelined, and a connection for each. The rounds alternate
-between the servers; shown are the medians in microseconds, and their ratios to C's. It needs Linux and a C compiler.
-
-    python bench/cost.py [--rounds N]
-"""  # noqa: INP001 - a script, not a module of a package
+Each server is measured next to the baseline, before it in one round and after it in the next; its ratio is that of the
+two neighbours. It owns the tables of costs, with throughput and latency, which come from the same runs.
+"""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import contextlib
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from measure import apart, cpu, free_port, redis_benchmark, until_open, worker_of
+from bench import load as loads
+from bench.load import FORMS, Answers, Load, LoadError
+from bench.measure import spread
+from bench.needs import MissingError
+from bench.running import Running
+from bench.servers import CONVERSATION, CREATE_SERVER, ECHO_LIMIT, ECHOES, LIMIT, REPLY, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-SERVICES: Final = """
-from prefork import Connection, Lines, conversation, reply
+    from bench.plan import Plan, Run
+    from bench.results import Cost, Table
 
-@reply(Lines())
-def pong(line: bytes) -> bytes:
-    return b"+PONG"
+PREFORKED: Final = 4
+CONNECTIONS: Final = FORMS[loads.KEEP_ALIVE].connections
+OVERHEAD_S: Final = 0.08
+"""What a measure takes beside its time under load."""
 
-@conversation(Lines())
-async def talk(conn: Connection) -> None:
-    async for line in conn:
-        await conn.send(b"+PONG")
-"""
+FORMS_PREFORKED: Final = {name: load.by(PREFORKED) if load.keep else load for name, load in FORMS.items()}
+"""With as many connections as processes where they stay open: some serve no more at once."""
 
-FORMS: Final = {
-    "keep-alive": (200_000, ()),
-    "pipelined by 16": (1_600_000, ("-P", "16")),
-    "connection each": (20_000, ("-k", "0")),
-}
+FORMS_ACCEPT: Final = {"one after the other": Load(1, keep=False), "50 at once": Load(keep=False)}
+FORMS_ECHO: Final = {name: Load(load.connections, load.pipeline, load.keep, echo=True) for name, load in FORMS.items()}
 
 
-def streams(port: int) -> None:
-    """Serve with asyncio's streams, for ever."""
-    from prefork.worker.aio import new_loop  # noqa: PLC0415 - the very loop that workers use
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measure: microseconds of CPU per request, and what the load saw."""
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while await reader.readline():
-                writer.write(b"+PONG\r\n")
-                await writer.drain()
-        writer.close()
-
-    async def serve() -> None:
-        await (await asyncio.start_server(talk, "127.0.0.1", port, backlog=2048)).serve_forever()
-
-    with asyncio.Runner(loop_factory=new_loop()) as runner:
-        runner.run(serve())
+    us: float
+    answers: Answers
 
 
-@contextlib.contextmanager
-def servers(folder: Path) -> Iterator[dict[str, tuple[int, int]]]:
-    """Start every server and give the pid that serves, and its port, by name."""
-    (folder / "service.py").write_text(SERVICES, "utf-8")
-    limit = folder / "limit"
-    compiler = shutil.which("cc") or sys.exit("cost.py: no C compiler (cc); install one, such as Debian's gcc")
-    subprocess.run([compiler, "-O2", "-o", str(limit), str(Path(__file__).with_name("limit.c"))], check=True)  # noqa: S603
-    ports = {name: free_port() for name in ("C, epoll", "@reply", "@conversation", "asyncio streams")}
-    commands = {"C, epoll": [str(limit)], "asyncio streams": [sys.executable, __file__, "--streams"]}
-    for name, target in (("@reply", "pong"), ("@conversation", "talk")):
-        commands[name] = [
-            sys.executable, "-m", "prefork", "serve", f"service:{target}", "--workers", "1",
-            "--control", str(folder / target), "--bind", f"127.0.0.1:{ports[name]}",
-        ]  # fmt: skip
-    running = []
-    try:
-        for name, command in commands.items():
-            port = [] if "--bind" in command else [str(ports[name])]
-            running.append(subprocess.Popen([*command, *port], cwd=folder, stderr=subprocess.DEVNULL))  # noqa: S603
-        for one in ports.values():
-            until_open(one)
-        pids = {name: process.pid for name, process in zip(commands, running, strict=True)}
-        pids |= {"@reply": worker_of(folder / "pong"), "@conversation": worker_of(folder / "talk")}
-        yield {name: (pids[name], ports[name]) for name in ports}
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait(20)
+def sample(running: Running, requests: int, load: Load) -> Sample:
+    """Let a server answer so many requests.
+
+    Raises:
+        LoadError: it did not.
+    """
+    before = running.cpu()
+    answers = loads.run(running.port, requests, load)
+    return Sample((running.cpu() - before) / requests * 1e6, answers)
 
 
-def main(rounds: int) -> None:
-    """Measure and print the table."""
-    if not shutil.which("redis-benchmark"):
-        sys.exit("cost.py: redis-benchmark is not installed; it is in Debian's redis-tools")
-    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as serving:
-        apart([pid for pid, _ in serving.values()])
-        figures: dict[str, dict[str, list[float]]] = {form: {one: [] for one in serving} for form in FORMS}
-        for _ in range(rounds):
-            for form, (requests, options) in FORMS.items():
-                for one, (pid, port) in serving.items():
-                    before = cpu(pid)
-                    redis_benchmark(port, requests, *options)
-                    figures[form][one].append((cpu(pid) - before) / requests * 1e6)
-    print(f"{'us of CPU per request':<22}" + "".join(f"{form:>26}" for form in FORMS))  # noqa: T201
-    for one in serving:
-        cells = ""
-        for form in FORMS:
-            mine, best = (statistics.median(figures[form][who]) for who in (one, "C, epoll"))
-            cells += f"{mine:14.2f}  {mine / best:5.2f} x C "
-        print(f"{one:<22}{cells}")  # noqa: T201
-    print(f"medians of {rounds} rounds")  # noqa: T201
+def requests_for(running: Running, seconds: float, load: Load) -> int:
+    """Return how many requests take about so many seconds. This also warms the server up.
+
+    Raises:
+        LoadError: it does not answer.
+    """
+    few = 20 * load.pipeline * (load.connections if load.keep else 10)
+    if load.frame:
+        few = max(2 * load.connections, min(few, 2**25 // load.frame))
+    rate = loads.run(running.port, few, load).per_second
+    return max(few, round(rate * seconds))
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--streams"]:
-        streams(int(sys.argv[2]))
-    else:
-        parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-        parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
-        main(parser.parse_args().rounds)
+@dataclass
+class Account:
+    """What was measured of one server in one form, round by round."""
+
+    samples: list[Sample] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+
+    def cost(self) -> Cost:
+        """Return medians and spread."""
+        answers = [one.answers for one in self.samples]
+        return {
+            "us": spread([one.us for one in self.samples]),
+            "ratio": spread(self.ratios),
+            "per_second": statistics.median(one.per_second for one in answers),
+            "p50_ms": statistics.median(one.p50_ms for one in answers),
+            "p99_ms": statistics.median(one.p99_ms for one in answers),
+            "p999_ms": statistics.median(one.p999_ms for one in answers),
+        }
+
+
+def neighbours(servers: Sequence[Server], round_number: int) -> Iterator[tuple[Server, ...]]:
+    """Yield the servers two by two: the baseline runs between the two. Every other round turns them about."""
+    for at in range(0, len(servers), 2):
+        pair = tuple(servers[at : at + 2])
+        yield pair[::-1] if round_number % 2 else pair
+
+
+class Comparison:
+    """Servers that run beside a baseline, and are measured in several forms.
+
+    A server that fails is noted and left out; without the baseline there is no comparison.
+    """
+
+    def __init__(self, run: Run, name: str, baseline: Server, servers: Sequence[Server]) -> None:
+        self._run = run
+        self._name = name
+        self._baseline = baseline
+        self._servers = list(servers)
+        self._running: dict[str, Running] = {}
+        self._requests: dict[tuple[str, str], int] = {}
+        self._accounts: dict[str, dict[str, Account]] = defaultdict(lambda: defaultdict(Account))
+
+    def table(self, forms: Mapping[str, Load], rounds: int, processes: int = 1) -> Table:
+        """Start all of them, measure, and return the table.
+
+        Args:
+            forms: how to ask, by name.
+            rounds: how often.
+            processes: how many each has; those that serve one connection at a time have as many as there are
+                connections if it is 1.
+
+        Raises:
+            MissingError: the baseline does not start.
+            LoadError: the baseline does not answer.
+        """
+        with ExitStack() as stack:
+            for server in (self._baseline, *self._servers):
+                self._start(stack, server, processes)
+            for number in range(rounds):
+                for form, load in forms.items():
+                    self._round(number, form, load)
+                    self._run.say(f"{self._name}: round {number + 1} of {rounds}, {form}")
+        return {
+            name: {
+                "processes": self._running[name].processes,
+                "forms": {form: account.cost() for form, account in accounts.items()},
+            }
+            for name, accounts in self._accounts.items()
+        }
+
+    def _start(self, stack: ExitStack, server: Server, processes: int) -> None:
+        many = CONNECTIONS if server.one_each and processes == 1 else processes
+        try:
+            self._running[server.name] = stack.enter_context(Running(server, self._run.kit, many))
+        except MissingError as error:
+            if server is self._baseline:
+                raise
+            self._leave_out(server, error)
+
+    def _leave_out(self, server: Server, error: MissingError | LoadError) -> None:
+        self._run.leave_out(server, self._name, error)
+        self._servers.remove(server)
+        self._accounts.pop(server.name, None)
+
+    def _round(self, number: int, form: str, load: Load) -> None:
+        for pair in list(neighbours(self._servers, number)):
+            first = self._sample(pair[0], form, load)
+            base = self._sample(self._baseline, form, load)
+            last = self._sample(pair[1], form, load) if len(pair) > 1 else None
+            if base is None:
+                raise LoadError(f"{self._baseline.name} does not answer")
+            for server, one in zip(pair, (first, last), strict=False):
+                if one is not None:
+                    account = self._accounts[server.name][form]
+                    account.samples.append(one)
+                    account.ratios.append(one.us / base.us)
+            account = self._accounts[self._baseline.name][form]
+            account.samples.append(base)
+            account.ratios.append(1.0)
+
+    def _sample(self, server: Server, form: str, load: Load) -> Sample | None:
+        running, key = self._running[server.name], (server.name, form)
+        try:
+            if key not in self._requests:
+                self._requests[key] = requests_for(running, self._run.plan.seconds, load)
+            return sample(running, self._requests[key], load)
+        except LoadError as error:
+            if server is not self._baseline:
+                self._leave_out(server, error)
+            return None
+
+
+def costs(run: Run) -> Table:
+    """Return the table of everybody with one process, or with one for each connection where a process serves one."""
+    servers = [REPLY, CONVERSATION, *run.peers]
+    return Comparison(run, "cost", LIMIT, servers).table(FORMS, run.plan.rounds)
+
+
+def preforked(run: Run) -> Table:
+    """Return the table of everybody that can be preforked, with the same number of processes."""
+    servers = [REPLY, CONVERSATION, *(server for server in run.peers if not server.not_preforked)]
+    return Comparison(run, "preforked", LIMIT, servers).table(FORMS_PREFORKED, run.plan.other_rounds, PREFORKED)
+
+
+def echoes(run: Run) -> Table:
+    """Return the table of those that give back what they were sent."""
+    servers = [server for server in ECHOES if server.name not in run.missing]
+    return Comparison(run, "echo", ECHO_LIMIT, servers).table(FORMS_ECHO, run.plan.other_rounds)
+
+
+def accepting(run: Run) -> Table:
+    """Return what accepting by ourselves costs, against the event loop's own `create_server`."""
+    return Comparison(run, "accept", CREATE_SERVER, [REPLY]).table(FORMS_ACCEPT, run.plan.rounds)
+
+
+def expected_s(servers: int, forms: int, rounds: int, plan: Plan, each_s: float = 0.5) -> float:
+    """Return about how many seconds a table takes: every two servers have the baseline between them."""
+    measures = (servers + servers / 2) * forms * rounds + servers * forms * 0.5
+    return measures * (plan.seconds + OVERHEAD_S) + servers * each_s

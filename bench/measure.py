@@ -1,64 +1,117 @@
-"""What the benchmarks share: processor time, ports, waiting until a server is there, a CPU for each side."""  # noqa: INP001
+"""What the kernel knows of a server: its processes, their CPU time, their memory; and which CPUs are whose.
+
+A server is a session of its own (setsid(2)), so that all its processes are found, whoever forked them. Linux only.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
-import sys
+import resource
+import statistics
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-TICKS = os.sysconf("SC_CLK_TCK")
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from bench.results import Spread
+
+TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
+SETTLED_S: Final = 0.1
+"""A server that has used next to nothing of its CPU for so long has started, or has come to rest."""
 
 
-def cpu(pid: int) -> float:
-    """Return the CPU seconds a process has used, user and system (proc(5), stat); their resolution is a tick."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def members(session: int) -> list[int]:
+    """Return the pids of a session, those included that have ended and were not waited for."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            with suppress(OSError):
+                if os.getsid(int(path.name)) == session:
+                    found.append(int(path.name))
+    return found
 
 
-def redis_benchmark(port: int, requests: int, *options: str) -> None:
-    """Let redis-benchmark make so many requests, 50 connections at a time.
+def cpu(session: int) -> float:
+    """Return the CPU seconds a session has used, user and system, with those of children that were waited for.
+
+    Of a process that is there they come from its CPU-time clock (clock_getcpuclockid(3)), in nanoseconds and with the
+    threads that have ended; of children that were waited for they come from proc(5), stat, in ticks of 10 ms.
+    """
+    total = 0.0
+    for pid in members(session):
+        with suppress(OSError):  # it has just ended: from now on it is in its parent's account
+            fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+            waited_for = (int(fields[13]) + int(fields[14])) * TICK
+            total += time.clock_gettime((~pid << 3) | 2) + waited_for
+    return total
+
+
+def pss_kib(session: int) -> float:
+    """Return the memory of a session in KiB: its proportional set size, in which shared pages are counted once.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        PermissionError: the server is another user's.
     """
-    load = ["redis-benchmark", "-p", str(port), "-n", str(requests), "-c", "50", "-t", "ping_inline", "-q", *options]
-    subprocess.run(load, capture_output=True, check=True, timeout=120)  # noqa: S603 - a program of the machine's
+    total = 0
+    for pid in members(session):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
 
 
-def apart(pids: list[int]) -> None:
-    """Give the servers one CPU, and everything that this process starts from now on the others."""
-    first, *others = sorted(os.sched_getaffinity(0))
-    if others:
-        for pid in pids:
-            os.sched_setaffinity(pid, {first})
-        os.sched_setaffinity(0, others)
+def settle(session: int, seconds: float = 20.0) -> None:
+    """Wait until a server is at rest: all its processes have started, or have done what they had to do.
 
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-def until_open(port: int) -> None:
-    """Wait until somebody listens."""
-    deadline = time.monotonic() + 20
+    Raises:
+        TimeoutError: it is still busy after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    before = cpu(session)
     while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
+        time.sleep(SETTLED_S)
+        now = cpu(session)
+        if now - before < SETTLED_S / 50:
             return
-    raise SystemExit("a server did not come up")
+        before = now
+    raise TimeoutError(f"a server is still busy after {seconds:g} s")
 
 
-def worker_of(control: Path) -> int:
-    """Return the pid of the one worker of the server with this control socket."""
-    command = [sys.executable, "-m", "prefork", "status", "--json", "--control", str(control)]
-    status = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)  # noqa: S603 - ourselves
-    return int(status["workers"][0]["pid"])
+def sides() -> tuple[set[int], set[int]]:
+    """Return the CPUs of the servers and those of the load: half each, and the same one where there is only one."""
+    usable = sorted(_USABLE)
+    half = max(1, len(usable) // 2)
+    return set(usable[:half]), set(usable[half:]) or set(usable)
+
+
+_USABLE: Final = frozenset(os.sched_getaffinity(0))
+
+
+@contextmanager
+def on(cpus: set[int]) -> Iterator[None]:
+    """Keep this thread, and whatever it starts meanwhile, on some CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def files_at_most() -> int:
+    """Take as many descriptors as are allowed, for this process and the servers it starts, and say how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median of the rounds, with the lowest and the highest.
+
+    Raises:
+        statistics.StatisticsError: there are none.
+    """
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": list(values)}

@@ -6,12 +6,13 @@ Every server says one line back and waits for the peer's close. The table has, f
 server and all its children per connection (connect, a line each way, close), and the memory that one more open, silent
 connection adds (proportional set size, so pages that processes share are counted once). Linux only. Compare the rows of
 one run with each other; the figures themselves move with the machine.
-"""  # noqa: INP001 - a script, not a module of a package
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -205,13 +206,23 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What a connection costs in each model.")
     parser.add_argument("--connections", type=int, default=3000, help="connections per model (3000)")
-    connections = parser.parse_args().connections
-    say(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, {connections} connections per model\n")
-    say("| model | processor time per connection | memory per open connection |\n|---|---|---|")
+    parser.add_argument("--json", action="store_true", help="for programs: an object with each model's figures")
+    options = parser.parse_args()
+    found: dict[str, dict[str, float | None]] = {}
+    if not options.json:
+        say(
+            f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, "
+            f"{options.connections} connections per model\n"
+        )
+        say("| model | processor time per connection | memory per open connection |\n|---|---|---|")
     for name, (few, many, held) in MODELS.items():
-        kib = memory_kib(few, many, held)
-        memory = "no second one is served" if kib is None else f"{kib:.0f} KiB"
-        say(f"| {name} | {processor_us(many, connections):.0f} µs | {memory} |")
+        kib, processor = memory_kib(few, many, held), processor_us(many, options.connections)
+        found[name] = {"processor_us": processor, "memory_kib": kib}
+        if not options.json:
+            memory = "no second one is served" if kib is None else f"{kib:.0f} KiB"
+            say(f"| {name} | {processor:.0f} µs | {memory} |")
+    if options.json:
+        say(json.dumps(found))
 
 
 def say(line: str) -> None:

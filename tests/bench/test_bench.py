@@ -1,0 +1,94 @@
+"""The benchmark itself, with tiny counts: real servers, the real load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench.load import FORMS, KEEP_ALIVE
+from bench.needs import MissingError, Need
+from bench.plan import QUICK, Run
+from bench.running import Running
+from bench.servers import LIMIT, PEER_SERVERS, REPLY, Server, find
+
+from bench import __main__ as bench
+from bench import cost, measure, needs
+from support import clients
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled limit; skipped where there is no compiler or no redis-benchmark, and failed in CI."""
+    clients.find("redis-benchmark")
+    clients.find("cc")
+    folder = tmp_path_factory.mktemp("kit")
+    needs.compile_c(folder)
+    return folder
+
+
+def test_a_reply_is_measured_beside_the_limit(kit: Path) -> None:
+    run = Run(QUICK, kit, [], {})
+    table = cost.Comparison(run, "cost", LIMIT, [REPLY]).table({KEEP_ALIVE: FORMS[KEEP_ALIVE]}, 2)
+    assert run.missing == {}
+    ratio = table[REPLY.name]["forms"][KEEP_ALIVE]["ratio"]
+    assert len(ratio["rounds"]) == 2
+    assert ratio["low"] > 0.2
+    assert table[LIMIT.name]["forms"][KEEP_ALIVE]["us"]["median"] > 0
+
+
+def test_nothing_of_a_server_is_left_when_it_was_measured(kit: Path) -> None:
+    with Running(REPLY, kit, 2) as running:
+        assert len(measure.members(running.session)) == 3
+    assert measure.members(running.session) == []
+
+
+def test_cpu_time_is_counted_in_less_than_ticks() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        measure.settle(process.pid)
+        before = time.perf_counter()
+        used = measure.cpu(process.pid)
+        assert used > 0
+        assert used != round(used, 2)
+        assert measure.cpu(process.pid) - used <= time.perf_counter() - before
+        process.communicate(b"\n")
+
+
+def test_a_peer_that_is_not_installed_is_named_with_its_cure_and_the_others_are_found(kit: Path) -> None:
+    absent = Need("Nothing", ("no-such-program-here",), "nowhere")
+    ghost = Server("ghost", "C", absent, PEER_SERVERS[0].command)
+    versions, missing = find((ghost, REPLY), kit)
+    assert missing == {"ghost": "Nothing is not installed: `make bench-peers`, or install nowhere"}
+    assert REPLY.name in versions
+
+
+def test_a_server_that_does_not_start_is_left_out_with_its_last_words(kit: Path) -> None:
+    broken = Server("broken", "Python", needs.PYTHON, lambda _: [sys.executable, "-c", "raise SystemExit('no luck')"])
+    run = Run(QUICK, kit, [], {})
+    table = cost.Comparison(run, "cost", LIMIT, [broken, REPLY]).table({KEEP_ALIVE: FORMS[KEEP_ALIVE]}, 1)
+    assert run.missing == {"broken (cost)": "did not start: no luck"}
+    assert set(table) == {LIMIT.name, REPLY.name}
+
+
+def test_without_the_limit_there_is_no_comparison(kit: Path, tmp_path: Path) -> None:
+    run = Run(QUICK, tmp_path, [], {})
+    with pytest.raises(MissingError):
+        cost.Comparison(run, "cost", LIMIT, [REPLY]).table({KEEP_ALIVE: FORMS[KEEP_ALIVE]}, 1)
+    assert kit != tmp_path
+
+
+def test_an_unknown_part_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        bench.main(["--only", "speed"])
+    assert caught.value.code == 2
+    assert "--only speed: no such part; there are cost, preforked, memory" in capsys.readouterr().err
+
+
+def test_the_whole_program_writes_a_report(kit: Path, tmp_path: Path) -> None:
+    assert kit.is_dir()
+    command = [sys.executable, "-m", "bench", "--quick", "--only", "accept", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(bench.__file__).parents[1], capture_output=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "## Accepting" in (tmp_path / "README.md").read_text("utf-8")
