@@ -1,4 +1,4 @@
-"""The command line of the load kit: `list`, `run`, `verdict`, `demo`.
+"""The command line of the load kit: `list`, `run`, `chaos`, `verdict`, `demo`, `init`.
 
 It checks what was asked before anything heavy is imported, prints, and turns the verdict into the exit code.
 """
@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,8 @@ from prefork_loadtest.faults import GIVE_UP_S
 from prefork_loadtest.ledger import PHASES
 from prefork_loadtest.plan import Plan, PlanError
 from prefork_loadtest.proof import Probe
-from prefork_loadtest.scenarios import CHAOS, SCENARIOS
+from prefork_loadtest.scenarios import CHAOS, SCENARIOS, SUITES
+from prefork_loadtest.tally import Unit
 from prefork_loadtest.verdict import Code
 
 if TYPE_CHECKING:
@@ -29,13 +31,19 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from prefork_loadtest.record import Record
-    from prefork_loadtest.scenarios import Scenario
+    from prefork_loadtest.scenarios import Scenario, Suite
 
 ENVIRONMENT = "PREFORK_LOADTEST"
 OFF = "off"
 MOST_REPLY_SECONDS = 600.0
 MOST_HOLD_S = 60.0
 MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_400.0
+
+UNITS = [unit.value for unit in Unit]
+ONE_ONLY = (
+    *("host", "users", "rate", "duration", "external_workers", "control", "kill_worker_at", "fault", "gates", "count"),
+)
+"""Options of `run` that mean nothing for several scenarios."""
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -91,8 +99,9 @@ def commands() -> None:
 @commands.command("list")
 def list_scenarios() -> None:
     """Scenarios, one line each."""
-    for scenario in SCENARIOS.values():
-        click.echo(f"{scenario.name:<10} {scenario.summary}")
+    known: list[Scenario | Suite] = [*SCENARIOS.values(), *SUITES.values()]
+    for each in known:
+        click.echo(f"{each.name:<14} {each.summary}")
 
 
 def _target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -112,6 +121,13 @@ def _target(_: click.Context, __: click.Parameter, value: str | None) -> str | N
 def _kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[Kind, ...]:
     try:
         return faultplan.kinds_of(value)
+    except faultplan.FaultError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _scripted(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Fault, ...]:
+    try:
+        return tuple(map(faultplan.scripted, values))
     except faultplan.FaultError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -137,8 +153,8 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # no
 
 
 @commands.command(context_settings={"show_default": True})
-@click.argument("scenario", type=click.Choice(sorted(SCENARIOS)), metavar="SCENARIO")
-@_option("--host", default="tcp://127.0.0.1:7", callback=_target, help="The server.")
+@click.argument("scenario", type=click.Choice(sorted((*SCENARIOS, *SUITES))), metavar="SCENARIO")
+@_option("--host", callback=_target, help="The server, tcp://HOST:PORT; else one is started for the run.")
 @_option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
 @_option("--rate", type=_positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
 @_option("--duration", type=_positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
@@ -150,15 +166,59 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # no
 @_option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
 @_option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
 @_option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
+@_option("--fault", multiple=True, callback=_scripted, metavar="KIND@S", help="Do that to the server then; repeatable.")
+@_option(
+    "--count",
+    type=click.Choice([unit.value for unit in Unit]),
+    help="What to compare of the server's own count, or off.",
+)
+@_option("--tls-ca", metavar="FILE", default="", help="Certificate (PEM) that TLS users trust; else the system's.")
 @_option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
+@_option("--without", default="", metavar="NAMES", help="Scenarios to leave out of several, such as proxy,rolling.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
-def run(*, scenario: str, report: str | None, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
-    """Run a scenario; the exit code is the verdict."""
-    plan = _plan(SCENARIOS[scenario], asked)
+def run(*, scenario: str, report: str | None, without: str, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
+    """Run a scenario, or several; the exit code is the verdict."""
     folder = _folder(report or f"reports/{scenario}")
-    from prefork_loadtest import engine
+    if scenario in SUITES:
+        return _run_suite(SUITES[scenario], folder, without, asked, as_json=as_json)
+    if without:
+        raise click.UsageError(f"--without {without!r}: {scenario} is one scenario; this is for services and full")
+    plan = _plan(SCENARIOS[scenario], asked)
+    with tempfile.TemporaryDirectory(prefix="prefork-loadtest-") as scratch:
+        record = _carry_out(plan, (folder or Path(scratch)) / "server.log")
+    return Code.NEVER_REACHED if record is None else conclude(record, folder, as_json=as_json)
 
-    return conclude(engine.run(plan, _say), folder, as_json=as_json)
+
+def _carry_out(plan: Plan, log: Path) -> Record | None:
+    """The record of a plan, against the host or a server that is started for it; None if that did not start."""
+    from prefork_loadtest import engine, hosted, needs
+    from prefork_loadtest.server import StartFailed
+
+    if plan.host:
+        return engine.run(plan, _say)
+    if reason := needs.server():
+        raise click.UsageError(f"SCENARIO {plan.scenario.name}: {reason}")
+    if reason := needs.missing(plan.scenario.needs):
+        return engine.unavailable(plan, reason)
+    try:
+        return hosted.run(plan, plan.scenario.own.arguments, log, _say)
+    except StartFailed as error:
+        click.echo(f"prefork-loadtest: {error}", err=True)
+        return None
+
+
+def _run_suite(suite: Suite, folder: Path | None, without: str, asked: dict[str, Any], *, as_json: bool) -> int:
+    """Run several scenarios. What only makes sense for one is refused."""
+    from prefork_loadtest import suite as suites
+
+    given = [f"--{name.replace('_', '-')}" for name in ONE_ONLY if asked[name]]
+    if given or folder is None or as_json:
+        what = given[0] if given else "--json" if as_json else "--report off"
+        raise click.UsageError(f"{what}: {suite.name} is many scenarios, each as its own table says; leave it out")
+    left_out = {name.strip() for name in without.split(",") if name.strip()}
+    if unknown := left_out - set(suite.scenarios):
+        raise click.UsageError(f"--without {without!r}: {suite.name} has no {min(unknown)!r}")
+    return suites.run(suite, left_out, folder, asked["workers"], _say)
 
 
 def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
@@ -167,26 +227,42 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
     Raises:
         click.UsageError: it cannot be run.
     """
+    duration_s = asked["duration"] or scenario.duration_s
+    faults = list(asked["fault"])
+    if asked["kill_worker_at"] is not None:
+        faults.append(Fault(asked["kill_worker_at"], Kind.KILL))
+    if not faults and (asked["control"] or not asked["host"]):
+        faults = [replace(fault, at_s=fault.at_s * duration_s) for fault in scenario.faults]
     try:
         plan = Plan(
             scenario=scenario,
-            host=asked["host"],
+            host=asked["host"] or "",
             users=asked["users"] or scenario.users,
             rate=asked["rate"] or scenario.rate,
-            duration_s=asked["duration"] or scenario.duration_s,
+            duration_s=duration_s,
             workers=asked["workers"],
             external_workers=asked["external_workers"],
             bind=asked["bind"],
             wait_s=asked["wait"],
             reply_timeout_s=asked["reply_timeout"],
             control=Path(asked["control"]) if asked["control"] else None,
-            faults=() if asked["kill_worker_at"] is None else (Fault(asked["kill_worker_at"], Kind.KILL),),
-            own_gates=gates.load(Path(asked["gates"]), PHASES) if asked["gates"] else (),
+            faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+            unit=_unit(scenario, asked),
+            tls_ca=asked["tls_ca"],
         )
         plan.check()
+        return replace(plan, own_gates=gates.load(Path(asked["gates"]), plan.phases) if asked["gates"] else ())
     except (PlanError, gates.GateError) as error:
         raise click.UsageError(str(error)) from error
-    return plan
+
+
+def _unit(scenario: Scenario, asked: dict[str, Any]) -> Unit:
+    """What to compare of the server's count: of a server that somebody else started, what holds for any framing."""
+    if asked["count"]:
+        return Unit(asked["count"])
+    if not asked["host"]:
+        return scenario.own.unit
+    return Unit.BYTES if asked["control"] else Unit.OFF
 
 
 def _folder(report: str) -> Path | None:
@@ -307,6 +383,7 @@ def _chaos_plan(planned: tuple[Fault, ...], asked: dict[str, Any]) -> Plan:
         settle_s=asked["settle"],
         probe=asked["probe"] or "",
         seed=asked["seed"],
+        unit=Unit.OFF if asked["control"] else Unit.BYTES,
     )
 
 

@@ -12,6 +12,23 @@ from locust.runners import WorkerRunner
 
 from prefork_loadtest import epilogue, options
 from prefork_loadtest.collector import install
+from prefork_loadtest.hostile import (
+    HalfOpenUser,
+    IdleUser,
+    OversizeUser,
+    SlowlorisUser,
+    SlowReaderUser,
+)
+from prefork_loadtest.oracle import (
+    BigUser,
+    FragmentUser,
+    PipelineUser,
+    ProxyUser,
+    RawEchoUser,
+    ResetUser,
+    TlsChurnUser,
+    TlsEchoUser,
+)
 from prefork_loadtest.service_users import (
     ChargenUser,
     DaytimeUser,
@@ -20,7 +37,7 @@ from prefork_loadtest.service_users import (
     QotdUser,
     TimeUser,
 )
-from prefork_loadtest.users import ChurnUser, EchoUser, OpenEchoUser
+from prefork_loadtest.users import ChurnUser, CrowdUser, EchoUser, OpenEchoUser
 
 if TYPE_CHECKING:
     from locust.argument_parser import LocustArgumentParser
@@ -28,29 +45,57 @@ if TYPE_CHECKING:
 
 __all__ = [
     "USERS",
+    "BigUser",
     "ChargenUser",
     "ChurnUser",
+    "CrowdUser",
     "DaytimeUser",
     "DiscardUser",
     "EchoUser",
+    "FragmentUser",
     "GreetUser",
+    "HalfOpenUser",
+    "IdleUser",
     "OpenEchoUser",
+    "OversizeUser",
+    "PipelineUser",
+    "ProxyUser",
     "QotdUser",
+    "RawEchoUser",
+    "ResetUser",
+    "SlowReaderUser",
+    "SlowlorisUser",
     "TimeUser",
+    "TlsChurnUser",
+    "TlsEchoUser",
 ]
 
 USERS = {
     user.__name__: user
     for user in (
-        EchoUser,
-        OpenEchoUser,
-        ChurnUser,
-        DiscardUser,
-        DaytimeUser,
-        TimeUser,
-        QotdUser,
         ChargenUser,
+        ChurnUser,
+        DaytimeUser,
+        DiscardUser,
+        EchoUser,
         GreetUser,
+        OpenEchoUser,
+        QotdUser,
+        TimeUser,
+        BigUser,
+        CrowdUser,
+        FragmentUser,
+        HalfOpenUser,
+        IdleUser,
+        OversizeUser,
+        PipelineUser,
+        ProxyUser,
+        RawEchoUser,
+        ResetUser,
+        SlowReaderUser,
+        SlowlorisUser,
+        TlsChurnUser,
+        TlsEchoUser,
     )
 }
 """Every user by the name that scenarios and command lines call it."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from locust import User, task
 
 from prefork_client import Client, PeerClosedIdle
+from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.options import UserOptions
@@ -39,6 +40,7 @@ class TcpUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.options = UserOptions.of(environment)
+        self.overhead = len(self.framing.encode(b"0")) - 1
         self._client: Client | None = None
 
     def wait_time(self) -> float:
@@ -114,6 +116,7 @@ class ProvingUser(TcpUser):
         A server may close what is idle, when it reloads or when its worker dies; nothing was lost by that. It is
         counted, so that a server that keeps no connection at all cannot pass for one that does.
         """
+        measurement.sends(1, len(request) + self.overhead)
         try:
             return client.request(request)
         except PeerClosedIdle:
@@ -133,12 +136,15 @@ class EchoUser(ProvingUser):
         self.ask("echo")
 
 
-class OpenEchoUser(ProvingUser):
+class OpenUser(ProvingUser):
     """Open rate: requests are due on a schedule that no answer can move."""
+
+    abstract = True
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self._schedule: Schedule | None = None
+        self._free = 0.0
 
     def wait_time(self) -> float:
         """Seconds until the next request is due."""
@@ -148,14 +154,39 @@ class OpenEchoUser(ProvingUser):
         """Start the schedule, somewhere within its first interval so that users do not march in step."""
         rate = self.options.user_rate
         first = secrets.SystemRandom().uniform(0.0, min(1.0, 1.0 / rate))
-        self._schedule = Schedule(rate, time.perf_counter() + first)
+        self._free = time.perf_counter() + first
+        self._schedule = Schedule(rate, self._free)
         time.sleep(first)
+
+    def keep_to(self, name: str) -> None:
+        """Make the request that is due, and note how late the user itself was."""
+        if self._schedule is None:
+            return
+        collector = Collector.of(self.environment)
+        due = self._schedule.take(collector.pace)
+        collector.late(max(0.0, time.perf_counter() - max(due, self._free)))
+        self.ask(name, due)
+        self._free = time.perf_counter()
+
+
+class OpenEchoUser(OpenUser):
+    """Open rate, of an echo."""
 
     @task
     def echo(self) -> None:
         """The request that is due."""
-        if self._schedule is not None:
-            self.ask("echo open", self._schedule.take())
+        self.keep_to("echo open")
+
+
+class CrowdUser(OpenUser):
+    """Open rate, at a service that says so when it is full."""
+
+    busy_reply = b"BUSY"
+
+    @task
+    def echo(self) -> None:
+        """The request that is due."""
+        self.keep_to("echo crowd")
 
 
 class ChurnUser(ProvingUser):

@@ -10,7 +10,7 @@ from prefork_loadtest.ledger import KILL, PHASES, STEADY, Ledger, Sample
 
 SAMPLES = st.builds(
     Sample,
-    name=st.sampled_from(["echo", "echo open"]),
+    name=st.sampled_from(["echo", "echo open", "hostile slowloris"]),
     began_in=st.sampled_from(PHASES),
     ended_in=st.sampled_from(PHASES),
     ended_at=st.floats(1000, 1005),
@@ -18,6 +18,8 @@ SAMPLES = st.builds(
     intended_us=st.none() | st.floats(1, 1e6),
     reopened=st.booleans(),
     failure=st.none() | st.sampled_from(Failure),
+    sent=st.integers(0, 3),
+    sent_bytes=st.integers(0, 200),
 )
 
 
@@ -37,6 +39,8 @@ def test_what_workers_take_and_a_master_merges_equals_one_ledger(reports: list[l
     merged, direct = master.encode(), one.encode()
     assert {phase: rows for phase, rows in merged["phases"].items() if rows} == direct["phases"]
     assert merged["seconds"] == direct["seconds"]
+    for name in ("sent", "sent_bytes", "proven", "proven_bytes", "connections"):
+        assert getattr(master, name) == getattr(one, name)
     assert (master.begun, master.finished) == (one.begun, one.finished) == (sum(map(len, reports)),) * 2
 
 
@@ -56,6 +60,24 @@ def test_failures_are_counted_by_class_and_leave_the_times_alone() -> None:
     total = ledger.total()
     assert (total.requests, total.failed, dict(total.failures)) == (2, 1, {"timeout": 1})
     assert (total.service.count, total.service.max_us) == (1, 100)
+
+
+def test_attacks_have_no_part_in_the_figures_of_requests() -> None:
+    ledger = Ledger()
+    book(ledger, Sample("echo", STEADY, STEADY, 0.0, 100.0, sent=1, sent_bytes=65))
+    book(ledger, Sample("hostile slowloris", STEADY, STEADY, 0.0, 9e6, sent_bytes=5))
+    book(ledger, Sample("hostile slowloris", STEADY, STEADY, 0.0, 9e6, failure=Failure.TIMEOUT))
+    assert (ledger.total().requests, ledger.total(STEADY).service.max_us) == (1, 100)
+    assert (ledger.attacks().requests, ledger.attacks().failed) == (2, 1)
+    assert ledger.seconds[0].requests == 1
+    assert (ledger.finished, ledger.sent_bytes, ledger.proven_bytes) == (3, 70, 65)
+
+
+def test_how_soon_a_server_says_that_it_is_full_is_a_time_of_its_own() -> None:
+    ledger = Ledger()
+    book(ledger, Sample("echo", STEADY, STEADY, 0.0, 300.0, failure=Failure.BUSY))
+    total = ledger.total()
+    assert (total.busy.max_us, total.service.count, total.failed) == (300, 0, 1)
 
 
 def test_a_request_that_never_ended_is_missing() -> None:
