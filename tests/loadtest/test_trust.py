@@ -37,6 +37,16 @@ def service(line: bytes) -> bytes:
         raise RuntimeError("this handler raises")
     return line
 """
+NEVER = """
+from prefork_loadtest.entry import USERS
+from prefork_loadtest.users import TcpUser
+from locust import task
+
+class NeverUser(TcpUser):
+    @task
+    def nothing(self):
+        pass
+"""
 RECORDER = """
 import atexit, json
 from prefork_loadtest import entry
@@ -113,10 +123,9 @@ def test_a_handler_that_raises_is_a_failure_and_never_a_pass(
 
 
 def test_a_run_without_a_request_proves_nothing(start: Run, peer: Run, tmp_path: Path) -> None:
-    (tmp_path / "never.py").write_text("from prefork_loadtest.entry import OpenEchoUser\n", "utf-8")
-    rate = ("--prefork-user-rate", "0.001", "-u", "1", "-t", "1s")
+    (tmp_path / "never.py").write_text(NEVER, "utf-8")
     with peer("echo") as host:
-        outcome = start("-f", "never.py", "--host", host, *rate, "OpenEchoUser", command=LOCUST).end()
+        outcome = start("-f", "never.py", "--host", host, "-u", "1", "-t", "1s", "NeverUser", command=LOCUST).end()
     assert outcome.code == 4, outcome
     assert "no request was made" in outcome.out
 
