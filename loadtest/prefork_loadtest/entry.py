@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locust import events, stats
@@ -19,6 +20,7 @@ from prefork_loadtest.hostile import (
     SlowlorisUser,
     SlowReaderUser,
 )
+from prefork_loadtest.options import UserOptions
 from prefork_loadtest.oracle import (
     BigUser,
     FragmentUser,
@@ -37,6 +39,7 @@ from prefork_loadtest.service_users import (
     QotdUser,
     TimeUser,
 )
+from prefork_loadtest.tab import Tab
 from prefork_loadtest.users import ChurnUser, CrowdUser, EchoUser, OpenEchoUser
 
 if TYPE_CHECKING:
@@ -114,7 +117,10 @@ def _on_parser(parser: LocustArgumentParser, **_: Any) -> None:  # noqa: ANN401 
 
 
 def _on_init(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above
-    install(environment)
+    collector = install(environment)
+    path = UserOptions.of(environment).control
+    if path and environment.web_ui is not None:
+        Tab(environment.web_ui, Path(path), collector)
     named = environment.parsed_options.user_classes if environment.parsed_options else []
     # Locust would let every class of the file attack one port. A worker keeps all: its master says who is needed.
     if not named and not isinstance(environment.runner, WorkerRunner):

@@ -23,6 +23,7 @@ class UserOptions:
         reply_timeout_s: seconds that a reply may take, and a connection.
         probe: `SEND=>EXPECT` for a service that is no echo; "" for the proof of an echo.
         tls_ca: a file with the certificate that TLS users trust; "" for those that the system trusts.
+        control: the server's control socket, for the tab on Locust's web page; "" for none.
     """
 
     user_rate: float = 10.0
@@ -30,6 +31,7 @@ class UserOptions:
     reply_timeout_s: float = 5.0
     probe: str = ""
     tls_ca: str = ""
+    control: str = ""
 
     @classmethod
     def of(cls, environment: Environment) -> UserOptions:
@@ -41,6 +43,7 @@ class UserOptions:
             reply_timeout_s=float(given.get("prefork_reply_timeout") or cls.reply_timeout_s),
             probe=str(given.get("prefork_probe") or ""),
             tls_ca=str(given.get("prefork_tls_ca") or ""),
+            control=str(given.get("prefork_control") or ""),
         )
 
     def arguments(self) -> list[str]:
@@ -74,4 +77,11 @@ def add_arguments(parser: LocustArgumentParser) -> None:
         default="",
         help="File (PEM) with the certificate that TLS users trust; else those that the system trusts",
         env_var="PREFORK_LOADTEST_TLS_CA",
+    )
+    parser.add_argument(
+        "--prefork-control",
+        default="",
+        help="The server's control socket: a tab with its workers, and buttons for faults",
+        env_var="PREFORK_LOADTEST_CONTROL",
+        include_in_web_ui=False,
     )
