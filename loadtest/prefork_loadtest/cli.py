@@ -19,6 +19,7 @@ import click
 from prefork_loadtest import __version__, faultplan, gates
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.faults import GIVE_UP_S
+from prefork_loadtest.init import FRAMINGS, text
 from prefork_loadtest.ledger import PHASES
 from prefork_loadtest.plan import Plan, PlanError
 from prefork_loadtest.proof import Probe
@@ -57,6 +58,18 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
+
+
+class ScenarioName(click.Choice[str]):
+    """The name of a scenario or suite of the kit, or a file with one of somebody's own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's
+        """What was written."""
+        if not str(value).endswith(".py"):
+            return super().convert(value, param, ctx)
+        if not Path(value).is_file():
+            self.fail(f"{value!r}: no such file; `prefork-loadtest init {value}` writes one.", param, ctx)
+        return str(value)
 
 
 def _positive(most: float) -> Number:
@@ -153,7 +166,7 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # no
 
 
 @commands.command(context_settings={"show_default": True})
-@click.argument("scenario", type=click.Choice(sorted((*SCENARIOS, *SUITES))), metavar="SCENARIO")
+@click.argument("scenario", type=ScenarioName(sorted((*SCENARIOS, *SUITES))), metavar="SCENARIO")
 @_option("--host", callback=_target, help="The server, tcp://HOST:PORT; else one is started for the run.")
 @_option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
 @_option("--rate", type=_positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
@@ -177,16 +190,28 @@ def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # no
 @_option("--without", default="", metavar="NAMES", help="Scenarios to leave out of several, such as proxy,rolling.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
 def run(*, scenario: str, report: str | None, without: str, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
-    """Run a scenario, or several; the exit code is the verdict."""
-    folder = _folder(report or f"reports/{scenario}")
+    """Run a scenario of the kit, several, or one of your own (FILE.py); the exit code is the verdict."""
+    folder = _folder(report or f"reports/{Path(scenario).stem}")
     if scenario in SUITES:
         return _run_suite(SUITES[scenario], folder, without, asked, as_json=as_json)
     if without:
         raise click.UsageError(f"--without {without!r}: {scenario} is one scenario; this is for services and full")
-    plan = _plan(SCENARIOS[scenario], asked)
+    plan = _plan(_scenario(scenario), asked)
     with tempfile.TemporaryDirectory(prefix="prefork-loadtest-") as scratch:
         record = _carry_out(plan, (folder or Path(scratch)) / "server.log")
     return Code.NEVER_REACHED if record is None else conclude(record, folder, as_json=as_json)
+
+
+def _scenario(name: str) -> Scenario:
+    """The scenario of this name, or of this file."""
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+    from prefork_loadtest import own
+
+    try:
+        return own.load(Path(name))
+    except own.OwnFileError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _carry_out(plan: Plan, log: Path) -> Record | None:
@@ -196,6 +221,8 @@ def _carry_out(plan: Plan, log: Path) -> Record | None:
 
     if plan.host:
         return engine.run(plan, _say)
+    if plan.scenario.own is None:
+        raise click.UsageError(f"SCENARIO {plan.scenario.name}: it starts no server; give --host tcp://HOST:PORT")
     if reason := needs.server():
         raise click.UsageError(f"SCENARIO {plan.scenario.name}: {reason}")
     if reason := needs.missing(plan.scenario.needs):
@@ -261,7 +288,7 @@ def _unit(scenario: Scenario, asked: dict[str, Any]) -> Unit:
     if asked["count"]:
         return Unit(asked["count"])
     if not asked["host"]:
-        return scenario.own.unit
+        return scenario.own.unit if scenario.own else Unit.OFF
     return Unit.BYTES if asked["control"] else Unit.OFF
 
 
@@ -404,6 +431,27 @@ def verdict(report: Path, gates_file: str | None) -> int:
         raise click.UsageError(f"report {str(path)!r}: {error}") from error
     click.echo("\n".join(summary.lines(found, judged)))
     return judged.code
+
+
+@commands.command(context_settings={"show_default": True})
+@click.argument("file", type=click.Path(path_type=Path), default="load.py")
+@click.option("--framing", type=click.Choice(sorted(FRAMINGS)), default="lines", help="Where a frame ends.")
+@click.option(
+    "--target", metavar="MODULE:NAME", help="What `prefork serve` serves for each run; else give --host then."
+)
+def init(file: Path, framing: str, target: str | None) -> int:
+    """Write a scenario for a service of your own, to change and to run: its framing, a request, the right answer."""
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        raise click.UsageError(f"FILE {str(file)!r}: write a name that Python can import, such as load.py")
+    if target is not None and not all(part.isidentifier() for part in target.replace(":", ".").split(".")):
+        raise click.UsageError(f"--target {target!r}: write MODULE:NAME, such as app:service")
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text(file.stem, framing, target))
+    except OSError as error:
+        raise click.UsageError(f"FILE {str(file)!r}: {error.strerror}; name another") from error
+    click.echo(f"{file} is written; change what is marked CHANGE, then: prefork-loadtest run {file}")
+    return Code.PASSED
 
 
 @commands.command()

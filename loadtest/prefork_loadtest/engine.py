@@ -197,7 +197,7 @@ class Run:
         host, port = plan.bind if plan.external_workers else ("127.0.0.1", 0)
         runner = environment.create_master_runner(host, port)
         collector = install(environment)
-        self._workers = stack.enter_context(Workers(plan.workers, runner.server.port))
+        self._workers = stack.enter_context(Workers(plan.workers, runner.server.port, plan.scenario.file))
         number = plan.workers or plan.external_workers
         self._await(lambda: len(runner.clients.ready) >= number, f"{number} load workers did not come")
         self._say(f"{number} load workers connected")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locust import events, stats
+from locust import User, events, stats
 from locust.runners import WorkerRunner
 
 from prefork_loadtest import epilogue, options
@@ -73,7 +73,7 @@ __all__ = [
     "TlsEchoUser",
 ]
 
-USERS = {
+USERS: dict[str, type[User]] = {
     user.__name__: user
     for user in (
         ChargenUser,
@@ -123,7 +123,9 @@ def _on_init(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as a
         Tab(environment.web_ui, Path(path), collector)
     named = environment.parsed_options.user_classes if environment.parsed_options else []
     # Locust would let every class of the file attack one port. A worker keeps all: its master says who is needed.
-    if not named and not isinstance(environment.runner, WorkerRunner):
+    # A file of somebody's own has its own.
+    kits = EchoUser in environment.user_classes
+    if kits and not named and not isinstance(environment.runner, WorkerRunner):
         environment.user_classes = [EchoUser]
 
 

@@ -6,10 +6,14 @@ Nothing here imports Locust: `prefork-loadtest list` and every refusal of a bad 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.ledger import CLIMB, OVERLOAD, RECOVERY, SPIKE, STEADY
 from prefork_loadtest.tally import Unit
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Crew:
     """Users of one behaviour.
 
     Attributes:
-        user_class: the name of a class in `prefork_loadtest.entry`.
+        user_class: the name of a class in `prefork_loadtest.entry`, or in the file of the scenario.
         share: how many of the users these are, relative to the other crews.
         open_rate: whether they divide the scenario's rate among themselves.
     """
@@ -66,8 +70,9 @@ class Scenario:
         think_s: seconds that users without a schedule wait before their next request.
         stages: how the load changes.
         faults: what is done to the server, at a part of the duration.
-        own: the server for it.
+        own: the server for it; None if there is none to start, and --host must name one.
         needs: what must be there besides, by the names of `prefork_loadtest.needs`.
+        file: where its users are, if not in the kit.
     """
 
     name: str
@@ -81,8 +86,9 @@ class Scenario:
     think_s: float = 0.02
     stages: tuple[Stage, ...] = (Stage(STEADY),)
     faults: tuple[Fault, ...] = ()
-    own: Own = Own(("prefork_loadtest.targets:lines", "--workers", "2"))
+    own: Own | None = Own(("prefork_loadtest.targets:lines", "--workers", "2"))
     needs: tuple[str, ...] = ()
+    file: Path | None = None
 
     def crew_sizes(self, users: int) -> dict[str, int]:
         """`{user class: number}`, in all `users`: by share, rounded down, what remains to the first crews."""

@@ -17,7 +17,7 @@ from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.options import UserOptions
-from prefork_loadtest.proof import Probe, Prover
+from prefork_loadtest.proof import Probe, Proof, Prover
 from prefork_loadtest.schedule import Schedule
 from prefork_wire import Lines, parse_address
 
@@ -76,13 +76,15 @@ class ProvingUser(TcpUser):
     """A user of an echo, or with a probe of any service: sends proofs and checks what comes back."""
 
     abstract = True
+    row = "echo"
+    """The row its requests are booked to, and what the rows of other behaviours begin with."""
     busy_reply: bytes | None = None
     """The frame by which a service says that it is full, if it has one."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         nonce = secrets.randbits(64)
-        self.prover: Probe | Prover = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
+        self.prover: Proof = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
 
     def ask(self, name: str, intended: float | None = None, *, keep: bool = True) -> None:
         """One request: prove that its answer is right.
@@ -133,7 +135,7 @@ class EchoUser(ProvingUser):
     @task
     def echo(self) -> None:
         """One request and its answer."""
-        self.ask("echo")
+        self.ask(self.row)
 
 
 class OpenUser(ProvingUser):
@@ -175,7 +177,7 @@ class OpenEchoUser(OpenUser):
     @task
     def echo(self) -> None:
         """The request that is due."""
-        self.keep_to("echo open")
+        self.keep_to(f"{self.row} open")
 
 
 class CrowdUser(OpenUser):
@@ -186,7 +188,7 @@ class CrowdUser(OpenUser):
     @task
     def echo(self) -> None:
         """The request that is due."""
-        self.keep_to("echo crowd")
+        self.keep_to(f"{self.row} crowd")
 
 
 class ChurnUser(ProvingUser):
@@ -195,4 +197,4 @@ class ChurnUser(ProvingUser):
     @task
     def echo(self) -> None:
         """One connection with one request."""
-        self.ask("echo churn", keep=False)
+        self.ask(f"{self.row} churn", keep=False)
