@@ -251,10 +251,20 @@ class Ledger:
             self._second(int(sample.ended_at)).add(sample)
 
     def _row(self, phase: str, name: str) -> Row:
-        return self.phases.setdefault(phase, {}).setdefault(name, Row())
+        # Not by setdefault: it would make a row, and its histograms, for every request.
+        rows = self.phases.get(phase)
+        if rows is None:
+            rows = self.phases[phase] = {}
+        row = rows.get(name)
+        if row is None:
+            row = rows[name] = Row()
+        return row
 
     def _second(self, second: int) -> Second:
-        return self.seconds.setdefault(second, Second())
+        books = self.seconds.get(second)
+        if books is None:
+            books = self.seconds[second] = Second()
+        return books
 
     def encode(self) -> LedgerData:
         """The whole ledger as plain data, keys sorted."""

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork_loadtest.failure import Failure
+from prefork_loadtest.histogram import Histogram
 from prefork_loadtest.ledger import KILL, PHASES, STEADY, Ledger, Sample
+
+if TYPE_CHECKING:
+    import pytest
 
 SAMPLES = st.builds(
     Sample,
@@ -78,6 +83,23 @@ def test_how_soon_a_server_says_that_it_is_full_is_a_time_of_its_own() -> None:
     book(ledger, Sample("echo", STEADY, STEADY, 0.0, 300.0, failure=Failure.BUSY))
     total = ledger.total()
     assert (total.busy.max_us, total.service.count, total.failed) == (300, 0, 1)
+
+
+def test_only_the_first_request_of_a_row_and_of_a_second_makes_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Histogram] = []
+    begin = Histogram.__init__
+
+    def count(histogram: Histogram, figures: int = 3) -> None:
+        made.append(histogram)
+        begin(histogram, figures)
+
+    monkeypatch.setattr(Histogram, "__init__", count)
+    ledger = Ledger()
+    book(ledger, Sample("echo", STEADY, STEADY, 0.0, 1.0))
+    before = len(made)
+    for _ in range(100):
+        book(ledger, Sample("echo", STEADY, STEADY, 0.5, 1.0))
+    assert len(made) == before
 
 
 def test_a_request_that_never_ended_is_missing() -> None:
