@@ -7,34 +7,31 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefork_loadtest import __version__, faultplan, gates
+from prefork_loadtest import __version__, faultplan, gates, values
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.faults import GIVE_UP_S
 from prefork_loadtest.init import FRAMINGS, text
 from prefork_loadtest.ledger import PHASES
 from prefork_loadtest.plan import Plan, PlanError
-from prefork_loadtest.proof import Probe
 from prefork_loadtest.scenarios import CHAOS, SCENARIOS, SUITES
 from prefork_loadtest.tally import Unit
+from prefork_loadtest.values import Number, option, positive
 from prefork_loadtest.verdict import Code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
     from prefork_loadtest.record import Record
     from prefork_loadtest.scenarios import Scenario, Suite
 
-ENVIRONMENT = "PREFORK_LOADTEST"
 OFF = "off"
 MOST_REPLY_SECONDS = 600.0
 MOST_HOLD_S = 60.0
@@ -45,35 +42,6 @@ ONE_ONLY = (
     *("host", "users", "rate", "duration", "external_workers", "control", "kill_worker_at", "fault", "gates", "count"),
 )
 """Options of `run` that mean nothing for several scenarios."""
-
-Command = TypeVar("Command", bound="Callable[..., Any]")
-
-
-class Number(click.FloatRange):
-    """A number within bounds. Click alone lets `nan` through, which is within all bounds and none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
-        """The number that was written."""
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
-
-
-class ScenarioName(click.Choice[str]):
-    """The name of a scenario or suite of the kit, or a file with one of somebody's own."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's
-        """What was written."""
-        if not str(value).endswith(".py"):
-            return super().convert(value, param, ctx)
-        if not Path(value).is_file():
-            self.fail(f"{value!r}: no such file; `prefork-loadtest init {value}` writes one.", param, ctx)
-        return str(value)
-
-
-def _positive(most: float) -> Number:
-    return Number(0, most, min_open=True)
 
 
 def main() -> None:
@@ -117,77 +85,31 @@ def list_scenarios() -> None:
         click.echo(f"{each.name:<14} {each.summary}")
 
 
-def _target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    from prefork_wire import parse_address
-
-    if value is None:
-        return None
-    try:
-        address = parse_address(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    if address.kind == "fd" or (address.kind == "tcp" and address.port == 0):
-        raise click.BadParameter(f"{value!r} is nothing to connect to; write tcp://HOST:PORT")
-    return value
-
-
-def _kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[Kind, ...]:
-    try:
-        return faultplan.kinds_of(value)
-    except faultplan.FaultError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _scripted(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Fault, ...]:
-    try:
-        return tuple(map(faultplan.scripted, values))
-    except faultplan.FaultError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _probe(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    try:
-        return value and str(Probe(value, 0))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _bind(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:  # noqa: PLR2004 - ports
-        raise click.BadParameter(f"{value!r}: write HOST:PORT, such as 0.0.0.0:5557")
-    return host, int(port)
-
-
-def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401 - whatever click takes
-    """An option that the environment can give too, as PREFORK_LOADTEST_ and its name."""
-    variable = names[0].removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=f"{ENVIRONMENT}_{variable}", show_envvar=True, **settings)
-
-
 @commands.command(context_settings={"show_default": True})
-@click.argument("scenario", type=ScenarioName(sorted((*SCENARIOS, *SUITES))), metavar="SCENARIO")
-@_option("--host", callback=_target, help="The server, tcp://HOST:PORT; else one is started for the run.")
-@_option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
-@_option("--rate", type=_positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
-@_option("--duration", type=_positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
-@_option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
-@_option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
-@_option("--bind", default="127.0.0.1:5557", callback=_bind, help="Where external workers connect.")
-@_option("--wait", type=Number(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
-@_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
-@_option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
-@_option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
-@_option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
-@_option("--fault", multiple=True, callback=_scripted, metavar="KIND@S", help="Do that to the server then; repeatable.")
-@_option(
+@click.argument("scenario", type=values.ScenarioName(sorted((*SCENARIOS, *SUITES))), metavar="SCENARIO")
+@option("--host", callback=values.target, help="The server, tcp://HOST:PORT; else one is started for the run.")
+@option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
+@option("--rate", type=positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
+@option("--duration", type=positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
+@option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
+@option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
+@option("--bind", default="127.0.0.1:5557", callback=values.bind, help="Where external workers connect.")
+@option("--wait", type=Number(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
+@option("--reply-timeout", type=positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
+@option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
+@option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
+@option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
+@option(
+    "--fault", multiple=True, callback=values.scripted, metavar="KIND@S", help="Do that to the server then; repeatable."
+)
+@option(
     "--count",
     type=click.Choice([unit.value for unit in Unit]),
     help="What to compare of the server's own count, or off.",
 )
-@_option("--tls-ca", metavar="FILE", default="", help="Certificate (PEM) that TLS users trust; else the system's.")
-@_option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
-@_option("--without", default="", metavar="NAMES", help="Scenarios to leave out of several, such as proxy,rolling.")
+@option("--tls-ca", metavar="FILE", default="", help="Certificate (PEM) that TLS users trust; else the system's.")
+@option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
+@option("--without", default="", metavar="NAMES", help="Scenarios to leave out of several, such as proxy,rolling.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
 def run(*, scenario: str, report: str | None, without: str, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
     """Run a scenario of the kit, several, or one of your own (FILE.py); the exit code is the verdict."""
@@ -328,18 +250,18 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
 @commands.command(context_settings={"show_default": True, "ignore_unknown_options": True})
 @click.argument("target", required=False)
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED, metavar="[SERVE OPTIONS]...")
-@_option("--host", callback=_target, help="The server that runs; else the first address that its status names.")
-@_option("--control", metavar="PATH", help="The control socket of the server that runs.")
-@_option("--seed", type=click.IntRange(0), default=1, help="Decides the plan: the same seed, the same plan.")
-@_option("--duration", type=_positive(MOST_SECONDS), default=CHAOS.duration_s, help="Seconds under full load.")
-@_option("--users", type=click.IntRange(1, MOST_USERS), default=CHAOS.users, help="How many users.")
-@_option("--rate", type=_positive(MOST_RATE), default=CHAOS.rate, help="Requests/s of all open-rate users.")
-@_option("--faults", default=",".join(Kind), callback=_kinds, help="Kinds of faults.")
-@_option("--hold", type=_positive(MOST_HOLD_S), default=3.0, help="Seconds that a stopped process stays so, at most.")
-@_option("--settle", type=_positive(MOST_SECONDS), default=GIVE_UP_S, help="Seconds to settle after each fault.")
-@_option("--probe", metavar="SEND=>EXPECT", callback=_probe, help="The request, for a service that is no echo.")
-@_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
-@_option("--report", metavar="DIR", default="reports/chaos", help="Where to write the report, 'off' for nowhere.")
+@option("--host", callback=values.target, help="The server that runs; else the first address that its status names.")
+@option("--control", metavar="PATH", help="The control socket of the server that runs.")
+@option("--seed", type=click.IntRange(0), default=1, help="Decides the plan: the same seed, the same plan.")
+@option("--duration", type=positive(MOST_SECONDS), default=CHAOS.duration_s, help="Seconds under full load.")
+@option("--users", type=click.IntRange(1, MOST_USERS), default=CHAOS.users, help="How many users.")
+@option("--rate", type=positive(MOST_RATE), default=CHAOS.rate, help="Requests/s of all open-rate users.")
+@option("--faults", default=",".join(Kind), callback=values.kinds, help="Kinds of faults.")
+@option("--hold", type=positive(MOST_HOLD_S), default=3.0, help="Seconds that a stopped process stays so, at most.")
+@option("--settle", type=positive(MOST_SECONDS), default=GIVE_UP_S, help="Seconds to settle after each fault.")
+@option("--probe", metavar="SEND=>EXPECT", callback=values.probe, help="The request, for a service that is no echo.")
+@option("--reply-timeout", type=positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
+@option("--report", metavar="DIR", default="reports/chaos", help="Where to write the report, 'off' for nowhere.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the planned faults and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
 def chaos(
@@ -455,7 +377,7 @@ def init(file: Path, framing: str, target: str | None) -> int:
 
 
 @commands.command()
-@_option("--report", metavar="DIR", default="reports/demo", show_default=True, help="Where to write the report.")
+@option("--report", metavar="DIR", default="reports/demo", show_default=True, help="Where to write the report.")
 def demo(report: str) -> int:
     """Start a server with two workers, load it, kill one of them in the middle, and judge."""
     folder = _folder(report)
