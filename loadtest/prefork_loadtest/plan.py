@@ -77,7 +77,9 @@ class Plan:
 
         Raises:
             PlanError: two options contradict each other.
+            GateError: a gate of the scenario names what this run will not have.
         """
+        _ = self.gates
         if self.faults and self.control is None and self.host:
             raise PlanError("a fault needs --control PATH: the server's processes are found through the control socket")
         late = [fault.at_s for fault in self.faults if fault.at_s >= self.duration_s]

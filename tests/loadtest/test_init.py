@@ -84,6 +84,7 @@ def test_every_file_it_writes_is_python_and_says_what_to_change(framing: str, ta
         ("1 +", "SyntaxError"),
         ("raise ValueError('no')", "ValueError: no"),
         ("from prefork_loadtest.own import *\nSCENARIO = Scenario('x', 'y', (Crew('Nobody', 1),), ())", "'Nobody'"),
+        (text("load", "lines", None).replace("steady.p99_intended_ms", "steady.p98_ms"), "p98_ms"),
     ],
 )
 def test_a_file_that_cannot_be_run_is_refused_in_one_line(
