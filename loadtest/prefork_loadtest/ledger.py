@@ -28,7 +28,7 @@ FAULT_PHASES = frozenset(kind.phase for kind in Kind)
 PHASES = (RAMP, *STAGES, *(kind.phase for kind in Kind), DRAIN, HOSTILE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would cost as much as the rest of its making
 class Sample:
     """One finished request.
 
