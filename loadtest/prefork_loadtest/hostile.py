@@ -24,6 +24,9 @@ STEP_S = 0.1
 """An attacker looks so often whether the run is over."""
 PIECE_S = 0.4
 """Seconds between two bytes of a slow frame."""
+SLOW_PATIENCE = 2.0
+"""So many reply timeouts may pass until a slow reader is closed: the kernels move a last piece seconds later, when a
+probe finds room for it, and that is progress, from which a server counts its deadline anew."""
 QUIET_S = 4.0
 """Seconds that an idle connection says nothing."""
 
@@ -138,7 +141,7 @@ class SlowReaderUser(HostileUser):
         rest = b""
         start = time.monotonic()
         while not self.collector.draining:
-            if time.monotonic() - start > self.options.reply_timeout_s:
+            if time.monotonic() - start > SLOW_PATIENCE * self.options.reply_timeout_s:
                 raise RequestFailed(Failure.TIMEOUT)
             rest = rest or line
             plug.sock.settimeout(STEP_S)
