@@ -1,33 +1,29 @@
 """A chaos run: planned faults under verified load, against a server started here or one that runs.
 
-It finds out whom to load, checks that the service answers as the load users will expect, and hands the run to the
-engine. Of a server that was started here it also judges the end: exit code, log, and who is left behind.
+It finds out whom to load, checks that the service answers as the load users will expect, and hands the run on.
 """
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefork_client import Client, ClientError
-from prefork_loadtest import control, engine
-from prefork_loadtest.gates import RUN
+from prefork_loadtest import control, engine, hosted
 from prefork_loadtest.proof import Probe, Prover
-from prefork_loadtest.server import OwnServer, StartFailed, url
+from prefork_loadtest.server import StartFailed, url
 from prefork_wire import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from prefork_loadtest.plan import Plan
     from prefork_loadtest.record import Record
 
 WORKERS = 4
-DEFAULTS = {"--bind": "127.0.0.1:0", "--workers": str(WORKERS)}
-"""Options of a server that is started here and was given none of these: an own port, and somebody to lose."""
+DEFAULTS = {"--workers": str(WORKERS)}
+"""Options of a server that is started here and was given none of these: it needs somebody to lose."""
 MOST_LINE_BYTES = 8192
 
 
@@ -50,14 +46,7 @@ def run(plan: Plan, serve: Sequence[str], log: Path, say: Callable[[str], None])
     """
     if not serve:
         return _at_running(plan, say)
-    with _control_path(plan) as path, OwnServer(_with_defaults(serve), path, log) as server:
-        whole = replace(plan, host=plan.host or server.address, control=path, front=server.pid)
-        whole.check()
-        _require_answer(whole)
-        say(f"prefork serves {serve[0]} on {server.address} (first process {server.pid}); its log is {log}")
-        record = engine.run(whole, say)
-    _judge_end(record, server, say)
-    return record
+    return hosted.run(plan, _with_defaults(serve), log, say, _require_answer)
 
 
 def _at_running(plan: Plan, say: Callable[[str], None]) -> Record:
@@ -75,15 +64,6 @@ def _at_running(plan: Plan, say: Callable[[str], None]) -> Record:
     whole.check()
     _require_answer(whole)
     return engine.run(whole, say)
-
-
-@contextmanager
-def _control_path(plan: Plan) -> Iterator[Path]:
-    if plan.control is not None:
-        yield plan.control
-        return
-    with tempfile.TemporaryDirectory(prefix="prefork-chaos-") as folder:
-        yield Path(folder) / "control"
 
 
 def _with_defaults(serve: Sequence[str]) -> list[str]:
@@ -108,19 +88,3 @@ def _require_answer(plan: Plan) -> None:
     if not right:
         cure = "correct --probe" if plan.probe else "it is no echo; give --probe 'SEND=>EXPECT'"
         raise Refused(f"the service answers {request[:40]!r} with something else: {cure}")
-
-
-def _judge_end(record: Record, server: OwnServer, say: Callable[[str], None]) -> None:
-    """Write down how a server that was started here has ended."""
-    errors = server.errors(record.killed)
-    for line in errors[:10]:
-        say(f"the server's log has an error that no fault announced: {line}")
-    for pid in server.remains.orphans:
-        say(f"pid {pid} was left behind when the server had ended")
-    end = record.faults.setdefault(RUN, {})
-    end["log_errors"] = len(errors)
-    if server.exit_code is not None:
-        end["exit_code"] = server.exit_code
-    for name, pids in (("zombies", server.remains.zombies), ("orphans", server.remains.orphans)):
-        if name in end:
-            end[name] += len(pids)

@@ -1,4 +1,4 @@
-"""The command line of the load kit: `list`, `run`, `verdict`, `demo`.
+"""The command line of the load kit: `list`, `run`, `chaos`, `verdict`, `demo`, `init`.
 
 It checks what was asked before anything heavy is imported, prints, and turns the verdict into the exit code.
 """
@@ -7,52 +7,41 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefork_loadtest import __version__, faultplan, gates
+from prefork_loadtest import __version__, faultplan, gates, values
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.faults import GIVE_UP_S
+from prefork_loadtest.init import FRAMINGS, text
 from prefork_loadtest.ledger import PHASES
 from prefork_loadtest.plan import Plan, PlanError
-from prefork_loadtest.proof import Probe
-from prefork_loadtest.scenarios import CHAOS, SCENARIOS
+from prefork_loadtest.scenarios import CHAOS, SCENARIOS, SUITES
+from prefork_loadtest.tally import Unit
+from prefork_loadtest.values import Number, option, positive
 from prefork_loadtest.verdict import Code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import NoReturn
 
     from prefork_loadtest.record import Record
-    from prefork_loadtest.scenarios import Scenario
+    from prefork_loadtest.scenarios import Scenario, Suite
 
-ENVIRONMENT = "PREFORK_LOADTEST"
 OFF = "off"
 MOST_REPLY_SECONDS = 600.0
 MOST_HOLD_S = 60.0
 MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_400.0
 
-Command = TypeVar("Command", bound="Callable[..., Any]")
-
-
-class Number(click.FloatRange):
-    """A number within bounds. Click alone lets `nan` through, which is within all bounds and none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
-        """The number that was written."""
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
-
-
-def _positive(most: float) -> Number:
-    return Number(0, most, min_open=True)
+UNITS = [unit.value for unit in Unit]
+ONE_ONLY = (
+    *("host", "users", "rate", "duration", "external_workers", "control", "kill_worker_at", "fault", "gates", "count"),
+)
+"""Options of `run` that mean nothing for several scenarios."""
 
 
 def main() -> None:
@@ -91,74 +80,94 @@ def commands() -> None:
 @commands.command("list")
 def list_scenarios() -> None:
     """Scenarios, one line each."""
-    for scenario in SCENARIOS.values():
-        click.echo(f"{scenario.name:<10} {scenario.summary}")
-
-
-def _target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    from prefork_wire import parse_address
-
-    if value is None:
-        return None
-    try:
-        address = parse_address(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    if address.kind == "fd" or (address.kind == "tcp" and address.port == 0):
-        raise click.BadParameter(f"{value!r} is nothing to connect to; write tcp://HOST:PORT")
-    return value
-
-
-def _kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[Kind, ...]:
-    try:
-        return faultplan.kinds_of(value)
-    except faultplan.FaultError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _probe(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    try:
-        return value and str(Probe(value, 0))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _bind(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:  # noqa: PLR2004 - ports
-        raise click.BadParameter(f"{value!r}: write HOST:PORT, such as 0.0.0.0:5557")
-    return host, int(port)
-
-
-def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401 - whatever click takes
-    """An option that the environment can give too, as PREFORK_LOADTEST_ and its name."""
-    variable = names[0].removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=f"{ENVIRONMENT}_{variable}", show_envvar=True, **settings)
+    known: list[Scenario | Suite] = [*SCENARIOS.values(), *SUITES.values()]
+    for each in known:
+        click.echo(f"{each.name:<14} {each.summary}")
 
 
 @commands.command(context_settings={"show_default": True})
-@click.argument("scenario", type=click.Choice(sorted(SCENARIOS)), metavar="SCENARIO")
-@_option("--host", default="tcp://127.0.0.1:7", callback=_target, help="The server.")
-@_option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
-@_option("--rate", type=_positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
-@_option("--duration", type=_positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
-@_option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
-@_option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
-@_option("--bind", default="127.0.0.1:5557", callback=_bind, help="Where external workers connect.")
-@_option("--wait", type=Number(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
-@_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
-@_option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
-@_option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
-@_option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
-@_option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
+@click.argument("scenario", type=values.ScenarioName(sorted((*SCENARIOS, *SUITES))), metavar="SCENARIO")
+@option("--host", callback=values.target, help="The server, tcp://HOST:PORT; else one is started for the run.")
+@option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
+@option("--rate", type=positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
+@option("--duration", type=positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
+@option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
+@option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
+@option("--bind", default="127.0.0.1:5557", callback=values.bind, help="Where external workers connect.")
+@option("--wait", type=Number(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
+@option("--reply-timeout", type=positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
+@option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
+@option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
+@option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
+@option(
+    "--fault", multiple=True, callback=values.scripted, metavar="KIND@S", help="Do that to the server then; repeatable."
+)
+@option(
+    "--count",
+    type=click.Choice([unit.value for unit in Unit]),
+    help="What to compare of the server's own count, or off.",
+)
+@option("--tls-ca", metavar="FILE", default="", help="Certificate (PEM) that TLS users trust; else the system's.")
+@option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
+@option("--without", default="", metavar="NAMES", help="Scenarios to leave out of several, such as proxy,rolling.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
-def run(*, scenario: str, report: str | None, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
-    """Run a scenario; the exit code is the verdict."""
-    plan = _plan(SCENARIOS[scenario], asked)
-    folder = _folder(report or f"reports/{scenario}")
-    from prefork_loadtest import engine
+def run(*, scenario: str, report: str | None, without: str, as_json: bool, **asked: Any) -> int:  # noqa: ANN401 - click's values
+    """Run a scenario of the kit, several, or one of your own (FILE.py); the exit code is the verdict."""
+    folder = _folder(report or f"reports/{Path(scenario).stem}")
+    if scenario in SUITES:
+        return _run_suite(SUITES[scenario], folder, without, asked, as_json=as_json)
+    if without:
+        raise click.UsageError(f"--without {without!r}: {scenario} is one scenario; this is for services and full")
+    plan = _plan(_scenario(scenario), asked)
+    with tempfile.TemporaryDirectory(prefix="prefork-loadtest-") as scratch:
+        record = _carry_out(plan, (folder or Path(scratch)) / "server.log")
+    return Code.NEVER_REACHED if record is None else conclude(record, folder, as_json=as_json)
 
-    return conclude(engine.run(plan, _say), folder, as_json=as_json)
+
+def _scenario(name: str) -> Scenario:
+    """The scenario of this name, or of this file."""
+    if name in SCENARIOS:
+        return SCENARIOS[name]
+    from prefork_loadtest import own
+
+    try:
+        return own.load(Path(name))
+    except own.OwnFileError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _carry_out(plan: Plan, log: Path) -> Record | None:
+    """The record of a plan, against the host or a server that is started for it; None if that did not start."""
+    from prefork_loadtest import engine, hosted, needs
+    from prefork_loadtest.server import StartFailed
+
+    if plan.host:
+        return engine.run(plan, _say)
+    if plan.scenario.own is None:
+        raise click.UsageError(f"SCENARIO {plan.scenario.name}: it starts no server; give --host tcp://HOST:PORT")
+    if reason := needs.server():
+        raise click.UsageError(f"SCENARIO {plan.scenario.name}: {reason}")
+    if reason := needs.missing(plan.scenario.needs):
+        return engine.unavailable(plan, reason)
+    try:
+        return hosted.run(plan, plan.scenario.own.arguments, log, _say)
+    except StartFailed as error:
+        click.echo(f"prefork-loadtest: {error}", err=True)
+        return None
+
+
+def _run_suite(suite: Suite, folder: Path | None, without: str, asked: dict[str, Any], *, as_json: bool) -> int:
+    """Run several scenarios. What only makes sense for one is refused."""
+    from prefork_loadtest import suite as suites
+
+    given = [f"--{name.replace('_', '-')}" for name in ONE_ONLY if asked[name]]
+    if given or folder is None or as_json:
+        what = given[0] if given else "--json" if as_json else "--report off"
+        raise click.UsageError(f"{what}: {suite.name} is many scenarios, each as its own table says; leave it out")
+    left_out = {name.strip() for name in without.split(",") if name.strip()}
+    if unknown := left_out - set(suite.scenarios):
+        raise click.UsageError(f"--without {without!r}: {suite.name} has no {min(unknown)!r}")
+    return suites.run(suite, left_out, folder, asked["workers"], _say)
 
 
 def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
@@ -167,26 +176,42 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
     Raises:
         click.UsageError: it cannot be run.
     """
+    duration_s = asked["duration"] or scenario.duration_s
+    faults = list(asked["fault"])
+    if asked["kill_worker_at"] is not None:
+        faults.append(Fault(asked["kill_worker_at"], Kind.KILL))
+    if not faults and (asked["control"] or not asked["host"]):
+        faults = [replace(fault, at_s=fault.at_s * duration_s) for fault in scenario.faults]
     try:
         plan = Plan(
             scenario=scenario,
-            host=asked["host"],
+            host=asked["host"] or "",
             users=asked["users"] or scenario.users,
             rate=asked["rate"] or scenario.rate,
-            duration_s=asked["duration"] or scenario.duration_s,
+            duration_s=duration_s,
             workers=asked["workers"],
             external_workers=asked["external_workers"],
             bind=asked["bind"],
             wait_s=asked["wait"],
             reply_timeout_s=asked["reply_timeout"],
             control=Path(asked["control"]) if asked["control"] else None,
-            faults=() if asked["kill_worker_at"] is None else (Fault(asked["kill_worker_at"], Kind.KILL),),
-            own_gates=gates.load(Path(asked["gates"]), PHASES) if asked["gates"] else (),
+            faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+            unit=_unit(scenario, asked),
+            tls_ca=asked["tls_ca"],
         )
         plan.check()
+        return replace(plan, own_gates=gates.load(Path(asked["gates"]), plan.phases) if asked["gates"] else ())
     except (PlanError, gates.GateError) as error:
         raise click.UsageError(str(error)) from error
-    return plan
+
+
+def _unit(scenario: Scenario, asked: dict[str, Any]) -> Unit:
+    """What to compare of the server's count: of a server that somebody else started, what holds for any framing."""
+    if asked["count"]:
+        return Unit(asked["count"])
+    if not asked["host"]:
+        return scenario.own.unit if scenario.own else Unit.OFF
+    return Unit.BYTES if asked["control"] else Unit.OFF
 
 
 def _folder(report: str) -> Path | None:
@@ -225,18 +250,18 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
 @commands.command(context_settings={"show_default": True, "ignore_unknown_options": True})
 @click.argument("target", required=False)
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED, metavar="[SERVE OPTIONS]...")
-@_option("--host", callback=_target, help="The server that runs; else the first address that its status names.")
-@_option("--control", metavar="PATH", help="The control socket of the server that runs.")
-@_option("--seed", type=click.IntRange(0), default=1, help="Decides the plan: the same seed, the same plan.")
-@_option("--duration", type=_positive(MOST_SECONDS), default=CHAOS.duration_s, help="Seconds under full load.")
-@_option("--users", type=click.IntRange(1, MOST_USERS), default=CHAOS.users, help="How many users.")
-@_option("--rate", type=_positive(MOST_RATE), default=CHAOS.rate, help="Requests/s of all open-rate users.")
-@_option("--faults", default=",".join(Kind), callback=_kinds, help="Kinds of faults.")
-@_option("--hold", type=_positive(MOST_HOLD_S), default=3.0, help="Seconds that a stopped process stays so, at most.")
-@_option("--settle", type=_positive(MOST_SECONDS), default=GIVE_UP_S, help="Seconds to settle after each fault.")
-@_option("--probe", metavar="SEND=>EXPECT", callback=_probe, help="The request, for a service that is no echo.")
-@_option("--reply-timeout", type=_positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
-@_option("--report", metavar="DIR", default="reports/chaos", help="Where to write the report, 'off' for nowhere.")
+@option("--host", callback=values.target, help="The server that runs; else the first address that its status names.")
+@option("--control", metavar="PATH", help="The control socket of the server that runs.")
+@option("--seed", type=click.IntRange(0), default=1, help="Decides the plan: the same seed, the same plan.")
+@option("--duration", type=positive(MOST_SECONDS), default=CHAOS.duration_s, help="Seconds under full load.")
+@option("--users", type=click.IntRange(1, MOST_USERS), default=CHAOS.users, help="How many users.")
+@option("--rate", type=positive(MOST_RATE), default=CHAOS.rate, help="Requests/s of all open-rate users.")
+@option("--faults", default=",".join(Kind), callback=values.kinds, help="Kinds of faults.")
+@option("--hold", type=positive(MOST_HOLD_S), default=3.0, help="Seconds that a stopped process stays so, at most.")
+@option("--settle", type=positive(MOST_SECONDS), default=GIVE_UP_S, help="Seconds to settle after each fault.")
+@option("--probe", metavar="SEND=>EXPECT", callback=values.probe, help="The request, for a service that is no echo.")
+@option("--reply-timeout", type=positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
+@option("--report", metavar="DIR", default="reports/chaos", help="Where to write the report, 'off' for nowhere.")
 @click.option("--plan", "only_plan", is_flag=True, help="Print the planned faults and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
 def chaos(
@@ -307,6 +332,7 @@ def _chaos_plan(planned: tuple[Fault, ...], asked: dict[str, Any]) -> Plan:
         settle_s=asked["settle"],
         probe=asked["probe"] or "",
         seed=asked["seed"],
+        unit=Unit.OFF if asked["control"] else Unit.BYTES,
     )
 
 
@@ -329,8 +355,29 @@ def verdict(report: Path, gates_file: str | None) -> int:
     return judged.code
 
 
+@commands.command(context_settings={"show_default": True})
+@click.argument("file", type=click.Path(path_type=Path), default="load.py")
+@click.option("--framing", type=click.Choice(sorted(FRAMINGS)), default="lines", help="Where a frame ends.")
+@click.option(
+    "--target", metavar="MODULE:NAME", help="What `prefork serve` serves for each run; else give --host then."
+)
+def init(file: Path, framing: str, target: str | None) -> int:
+    """Write a scenario for a service of your own, to change and to run: its framing, a request, the right answer."""
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        raise click.UsageError(f"FILE {str(file)!r}: write a name that Python can import, such as load.py")
+    if target is not None and not all(part.isidentifier() for part in target.replace(":", ".").split(".")):
+        raise click.UsageError(f"--target {target!r}: write MODULE:NAME, such as app:service")
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text(file.stem, framing, target))
+    except OSError as error:
+        raise click.UsageError(f"FILE {str(file)!r}: {error.strerror}; name another") from error
+    click.echo(f"{file} is written; change what is marked CHANGE, then: prefork-loadtest run {file}")
+    return Code.PASSED
+
+
 @commands.command()
-@_option("--report", metavar="DIR", default="reports/demo", show_default=True, help="Where to write the report.")
+@option("--report", metavar="DIR", default="reports/demo", show_default=True, help="Where to write the report.")
 def demo(report: str) -> int:
     """Start a server with two workers, load it, kill one of them in the middle, and judge."""
     folder = _folder(report)

@@ -67,6 +67,7 @@ class Collector:
     Attributes:
         ledger: samples booked here and not yet taken elsewhere.
         phase: what requests are booked to now.
+        pace: open-rate users keep this many times their rate now.
         processes: every process that made load, by Locust's client id.
         draining: no request may begin any more.
         started_at: when the test began, in seconds since the epoch; `ended_at` likewise.
@@ -76,6 +77,7 @@ class Collector:
     def __init__(self, environment: Environment) -> None:
         self.ledger = Ledger()
         self.phase = RAMP
+        self.pace = 1.0
         self.processes: dict[str, LoadProcess] = {}
         self.user_errors = 0
         self.draining = False
@@ -128,15 +130,26 @@ class Collector:
         self._booked += 1
         self.ledger.add(sample)
 
+    def late(self, seconds: float) -> None:
+        """Note by how much a scheduled request began late though its user had nothing else to do."""
+        self._meter.late(seconds)
+
     # In a master, or without workers.
 
-    def enter(self, phase: str) -> bool:
-        """Begin a phase everywhere. False if a worker did not say within `ACKNOWLEDGE_S` seconds that it follows."""
-        self.phase = phase
+    def enter(self, phase: str, pace: float = 1.0) -> bool:
+        """Begin a phase everywhere. False if a worker did not say within `ACKNOWLEDGE_S` seconds that it follows.
+
+        Args:
+            phase: what requests are booked to from now on.
+            pace: open-rate users keep this many times their rate in it.
+        """
+        self.phase, self.pace = phase, pace
         runner = self.runner
         if not isinstance(runner, MasterRunner):
             return True
-        runner.send_message(_PHASE, {"phase": phase})
+        for process in self.processes.values():
+            process.phase = ""
+        runner.send_message(_PHASE, {"phase": phase, "pace": pace})
         return _wait_until(lambda: all(process.phase == phase for process in self.processes.values()), ACKNOWLEDGE_S)
 
     def drain(self) -> None:
@@ -174,16 +187,15 @@ class Collector:
     def describe(self) -> dict[str, str]:
         """How much room each load process had left, to print."""
         return {
-            f"load process {number}": f"{process.readings.cpu_share:.0%} of a processor, "
-            f"loop at most {process.readings.lag_p99_us / 1000:.1f} ms late (99 %)"
-            for number, process in enumerate(self.processes.values(), 1)
+            f"load process {number}": str(process.readings) for number, process in enumerate(self.processes.values(), 1)
         }
 
     def _on_test_start(self, **_: Any) -> None:  # noqa: ANN401 - Locust passes what it likes
         # A web page may start several tests in one process: each has its own books.
         self.ledger = Ledger()
         self.started_at = self.ended_at = time.time()
-        self.phase, self.draining, self.user_errors, self._booked = RAMP, False, 0, 0
+        self.phase, self.pace, self.draining = RAMP, 1.0, False
+        self.user_errors = self._booked = 0
         runner = self.runner
         if isinstance(runner, MasterRunner):
             self.processes = {client: LoadProcess() for client in runner.clients}
@@ -237,7 +249,7 @@ class Collector:
     # In a worker.
 
     def _take_phase(self, msg: Message, **_: Any) -> None:  # noqa: ANN401 - as above
-        self.phase = msg.data["phase"]
+        self.phase, self.pace = msg.data["phase"], float(msg.data["pace"])
         self.runner.send_message(_PHASE_TAKEN, {"phase": self.phase})
 
     def _finish(self, **_: Any) -> None:  # noqa: ANN401 - as above

@@ -38,6 +38,15 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What all workers together did since the master began, those included that are gone."""
+
+    requests: int
+    bytes_in: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The part of the status that a load test reads."""
 
@@ -47,6 +56,9 @@ class Status:
     generation: int
     addresses: tuple[str, ...]
     workers: tuple[Worker, ...]
+    totals: Totals | None = None
+    rss_bytes: int = 0
+    """Resident memory of all workers together; 0 if it is not told."""
 
     @property
     def serving(self) -> tuple[Worker, ...]:
@@ -108,8 +120,16 @@ def _status(table: dict[str, Any]) -> Status:
         for row in table["workers"]
     )
     addresses = tuple(str(listener["address"]) for listener in table["listeners"])
+    counted = table["totals"]
     return Status(
-        str(table["state"]), str(table["version"]), int(table["pid"]), int(table["generation"]), addresses, workers
+        state=str(table["state"]),
+        version=str(table["version"]),
+        pid=int(table["pid"]),
+        generation=int(table["generation"]),
+        addresses=addresses,
+        workers=workers,
+        rss_bytes=sum(int(row.get("rss_bytes") or 0) for row in table["workers"]),
+        totals=Totals(int(counted["requests"]), int(counted["bytes_in"]), int(counted["errors"])),
     )
 
 

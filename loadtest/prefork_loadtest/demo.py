@@ -5,18 +5,17 @@ It starts `prefork serve echo` as anyone would, on a free loopback port, and sto
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefork_loadtest import engine
+from prefork_loadtest import hosted
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.plan import Plan
 from prefork_loadtest.scenarios import SMOKE
-from prefork_loadtest.server import OwnServer
+from prefork_loadtest.tally import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from prefork_loadtest.record import Record
 
@@ -33,22 +32,13 @@ def run(log: Path, say: Callable[[str], None]) -> Record:
     Raises:
         StartFailed: the server did not come up, in one line.
     """
-    arguments = ("echo", "--bind", "127.0.0.1:0", "--workers", str(WORKERS))
-    with tempfile.TemporaryDirectory(prefix="prefork-demo-") as folder:
-        path = Path(folder) / "control"
-        with OwnServer(arguments, path, log) as server:
-            say(f"prefork serves echo on {server.address} with {WORKERS} workers (master pid {server.pid})")
-            plan = Plan(
-                scenario=SMOKE,
-                host=server.address,
-                users=SMOKE.users,
-                rate=SMOKE.rate,
-                duration_s=SMOKE.duration_s,
-                control=path,
-                faults=(Fault(SMOKE.duration_s / 2, Kind.KILL),),
-            )
-            plan.check()
-            record = engine.run(plan, say)
-    if server.exit_code != 0:
-        record.troubles.append(f"the server did not stop in order: exit code {server.exit_code}, see {log}")
-    return record
+    plan = Plan(
+        scenario=SMOKE,
+        host="",
+        users=SMOKE.users,
+        rate=SMOKE.rate,
+        duration_s=SMOKE.duration_s,
+        faults=(Fault(SMOKE.duration_s / 2, Kind.KILL),),
+        unit=Unit.BYTES,
+    )
+    return hosted.run(plan, ("echo", "--workers", str(WORKERS)), log, say)

@@ -25,20 +25,27 @@ from prefork_loadtest.census import Census
 from prefork_loadtest.collector import DRAIN_S, Collector, install
 from prefork_loadtest.entry import USERS
 from prefork_loadtest.faults import Mark, Subject
+from prefork_loadtest.gates import RUN
 from prefork_loadtest.injector import Injector
 from prefork_loadtest.ledger import DRAIN, RAMP, STEADY
 from prefork_loadtest.options import UserOptions
 from prefork_loadtest.plan import CONTROL_INTERVAL_S
 from prefork_loadtest.progress import Progress
 from prefork_loadtest.record import Record, Span
+from prefork_loadtest.tally import Tally
 from prefork_loadtest.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prefork_loadtest.control import Status
     from prefork_loadtest.plan import Plan
 
 TICK_S = 0.05
+COUNT_S = 3.0
+"""Seconds that the server may take to count what it has answered."""
+LEAST_LOOKS = 12
+"""Fewer looks at the server's memory tell nothing of its growth."""
 START_S = 60.0
 """Seconds in which the load workers must have come, and all users must run."""
 SPAWN_RATE = 100.0
@@ -58,15 +65,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Record:
         plan: what to do, already checked.
         say: takes one line of progress at a time.
     """
-    record = Record(
-        scenario=plan.scenario.name,
-        target=plan.host,
-        started_at=time.time(),
-        settings=plan.settings(),
-        machine=machine.describe(),
-        gates=[gate.text for gate in plan.gates],
-        least_requests=plan.least_requests,
-    )
+    record = _record(plan)
     with _interruptions() as interrupted:
         try:
             Run(plan, record, say, interrupted).carry_out()
@@ -77,6 +76,25 @@ def run(plan: Plan, say: Callable[[str], None]) -> Record:
             record.troubles.append(f"the load kit itself broke: {type(error).__name__}")
         record.interrupted = bool(interrupted)
     return record
+
+
+def unavailable(plan: Plan, reason: str) -> Record:
+    """The record of a plan that cannot be carried out here, and why."""
+    record = _record(plan)
+    record.unavailable = reason
+    return record
+
+
+def _record(plan: Plan) -> Record:
+    return Record(
+        scenario=plan.scenario.name,
+        target=plan.host,
+        started_at=time.time(),
+        settings=plan.settings(),
+        machine=machine.describe(),
+        gates=[gate.text for gate in plan.gates],
+        least_requests=plan.least_requests,
+    )
 
 
 @contextmanager
@@ -109,9 +127,12 @@ class Run:
         self._say = say
         self._interrupted = interrupted
         self._balance = Balance()
+        self._tally = Tally(plan.unit)
+        self._memory: list[int] = []
         self._workers = Workers(0, 0)
         self._start = time.monotonic()
-        self._looked_at = 0.0
+        self._now = plan.scenario.stages[0]
+        self._looked_at = self._begin = 0.0
         self._injector: Injector | None = None
 
     def carry_out(self) -> None:
@@ -124,7 +145,7 @@ class Run:
             collector = self._prepare(environment, stack)
             try:
                 self._ramp(environment, collector)
-                self._steady(collector)
+                self._load(collector)
             finally:
                 self._drain(collector)
         self._record.finished = not self._interrupted
@@ -158,7 +179,7 @@ class Run:
             USERS[name].fixed_count = size
         # No configuration file and no LOCUST_* variable has a say: the scenario and the command line are the settings.
         parser = get_parser(default_config_files=[])
-        users = UserOptions(plan.user_rate, plan.scenario.think_s, plan.reply_timeout_s, plan.probe)
+        users = UserOptions(plan.user_rate, plan.scenario.think_s, plan.reply_timeout_s, plan.probe, plan.tls_ca)
         return Environment(
             user_classes=[USERS[name] for name in crews],
             events=events,
@@ -176,7 +197,7 @@ class Run:
         host, port = plan.bind if plan.external_workers else ("127.0.0.1", 0)
         runner = environment.create_master_runner(host, port)
         collector = install(environment)
-        self._workers = stack.enter_context(Workers(plan.workers, runner.server.port))
+        self._workers = stack.enter_context(Workers(plan.workers, runner.server.port, plan.scenario.file))
         number = plan.workers or plan.external_workers
         self._await(lambda: len(runner.clients.ready) >= number, f"{number} load workers did not come")
         self._say(f"{number} load workers connected")
@@ -191,12 +212,12 @@ class Run:
                 raise RunBroken(f"{otherwise} within {START_S:g} s")
             time.sleep(TICK_S)
 
-    def _enter(self, collector: Collector, phase: str) -> None:
+    def _enter(self, collector: Collector, phase: str, pace: float = 1.0) -> None:
         """Close the span of one phase and begin the next."""
         spans = self._record.spans
         if spans:
             spans[-1].end_s = self._elapsed
-        if not collector.enter(phase):
+        if not collector.enter(phase, pace):
             raise RunBroken("a load worker was lost: it did not follow into the next phase")
         spans.append(Span(phase, self._elapsed, self._elapsed))
 
@@ -210,18 +231,35 @@ class Run:
         self._record.started_at, self._start = time.time(), time.monotonic()
         self._record.spans.append(Span(RAMP, 0.0, 0.0))
         self._say(f"{plan.users} users on {plan.host} for {plan.duration_s:g} s")
-        runner.start(plan.users, min(SPAWN_RATE * max(1, plan.workers or plan.external_workers), plan.users))
+        fastest = min(SPAWN_RATE * max(1, plan.workers or plan.external_workers), plan.users)
+        rate = plan.users / plan.scenario.ramp_s if plan.scenario.ramp_s else fastest
+        runner.start(plan.users, min(rate, fastest))
         self._await(lambda: sum(complete[-1:]) >= plan.users, "the users did not all start")
 
-    def _steady(self, collector: Collector) -> None:
-        """The load, complete: look, strike and report until all is over or somebody interrupts."""
-        self._enter(collector, STEADY)
+    def _load(self, collector: Collector) -> None:
+        """The load, complete, in its stages."""
+        stages = self._plan.scenario.stages
+        parts = sum(stage.part for stage in stages)
         self._injector = injector = self._faults(collector)
+        self._begin = self._elapsed
         progress = Progress(collector.ledger, self._plan.users, self._say)
-        begin = self._elapsed
+        end = 0.0
+        for number, stage in enumerate(stages, 1):
+            if len(stages) > 1:
+                self._mark(f"{stage.phase}, at pace {stage.pace:g}")
+            self._now = stage
+            self._enter(collector, stage.phase, stage.pace)
+            end += self._plan.duration_s * stage.part / parts
+            self._stage(collector, progress, end, is_last=number == len(stages))
+            if self._interrupted or (injector is not None and injector.is_broken):
+                break
+
+    def _stage(self, collector: Collector, progress: Progress, end_s: float, *, is_last: bool) -> None:
+        """Look, strike and report until a stage is over, or somebody interrupts; in the last, until all is done."""
+        injector = self._injector
         while not self._interrupted and not (injector is not None and injector.is_broken):
-            into = self._elapsed - begin
-            if into >= self._plan.duration_s and (injector is None or injector.is_done):
+            into = self._elapsed - self._begin
+            if into >= end_s and (not is_last or injector is None or injector.is_done):
                 break
             time.sleep(TICK_S)
             self._check_load(collector)
@@ -246,20 +284,46 @@ class Run:
             return
         self._looked_at = self._elapsed
         try:
-            self._balance.see(control.ask(self._plan.control))
+            self._see(control.ask(self._plan.control))
         except control.ControlError as error:
             raise RunBroken(str(error)) from error
+
+    def _see(self, status: Status) -> None:
+        """Take in one status."""
+        self._balance.see(status)
+        self._tally.see(status)
+        self._memory.append(status.rss_bytes)
+
+    def _count(self, collector: Collector) -> None:
+        """Compare the server's count with the load's; give it a moment, for it counts what it has answered already."""
+        record, tally = self._record, self._tally
+        deadline = time.monotonic() + COUNT_S
+        while tally.served is not None and not tally.agrees(collector.ledger) and time.monotonic() < deadline:
+            time.sleep(TICK_S)
+            self._look(must=True)
+        trouble = tally.trouble(collector.ledger)
+        record.troubles += [trouble] if trouble else []
+        record.load["counted by the server"] = tally.describe(collector.ledger)
+        end = record.faults.setdefault(RUN, {})
+        if tally.served is not None:
+            end |= {"sent": tally.bounds(collector.ledger)[1], "served": tally.served}
+        if len(self._memory) >= LEAST_LOOKS:
+            # Workers grow into their size with their first requests: the first third is not held against them.
+            third = len(self._memory) // 3
+            parts = (self._memory[third : 2 * third], self._memory[2 * third :])
+            start, last = (sum(part) / len(part) for part in parts)
+            end |= {"rss_start": start, "rss_end": last, "rss_growth": last / start - 1 if start else 0.0}
 
     def _faults(self, collector: Collector) -> Injector | None:
         """What strikes the planned faults; None without any."""
         plan = self._plan
         if not plan.faults or plan.control is None:
             return None
-        subject = Subject(plan.control, Census(plan.front), plan.front, self._balance.see)
+        subject = Subject(plan.control, Census(plan.front), plan.front, self._see)
         return Injector(
             plan.faults,
             subject,
-            lambda phase: self._enter(collector, phase),
+            lambda phase: self._enter(collector, self._now.phase if phase == STEADY else phase, self._now.pace),
             self._mark,
             lambda phase: collector.ledger.total(phase).failed,
             plan.settle_s,
@@ -278,7 +342,7 @@ class Run:
             injector.end(look=not self._interrupted)
         except control.ControlError as error:
             self._record.troubles.append(str(error))
-        self._record.faults = injector.figures()
+        self._record.faults |= injector.figures()
         self._record.troubles += injector.troubles()
         self._record.killed = sorted(injector.killed)
 
@@ -294,10 +358,11 @@ class Run:
             collector.drain()
             collector.runner.quit()
             self._look(must=True)
+            self._count(collector)
         finally:
             if record.spans:
                 record.spans[-1].end_s = self._elapsed
             record.ledger = collector.ledger.encode()
             record.troubles += collector.troubles()
             record.shares = self._balance.shares()
-            record.load = collector.describe()
+            record.load = collector.describe() | record.load

@@ -5,13 +5,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locust import events, stats
+from locust import User, events, stats
 from locust.runners import WorkerRunner
 
 from prefork_loadtest import epilogue, options
 from prefork_loadtest.collector import install
+from prefork_loadtest.hostile import (
+    HalfOpenUser,
+    IdleUser,
+    OversizeUser,
+    SlowlorisUser,
+    SlowReaderUser,
+)
+from prefork_loadtest.options import UserOptions
+from prefork_loadtest.oracle import (
+    BigUser,
+    FragmentUser,
+    PipelineUser,
+    ProxyUser,
+    RawEchoUser,
+    ResetUser,
+    TlsChurnUser,
+    TlsEchoUser,
+)
 from prefork_loadtest.service_users import (
     ChargenUser,
     DaytimeUser,
@@ -20,7 +39,8 @@ from prefork_loadtest.service_users import (
     QotdUser,
     TimeUser,
 )
-from prefork_loadtest.users import ChurnUser, EchoUser, OpenEchoUser
+from prefork_loadtest.tab import Tab
+from prefork_loadtest.users import ChurnUser, CrowdUser, EchoUser, OpenEchoUser
 
 if TYPE_CHECKING:
     from locust.argument_parser import LocustArgumentParser
@@ -28,29 +48,57 @@ if TYPE_CHECKING:
 
 __all__ = [
     "USERS",
+    "BigUser",
     "ChargenUser",
     "ChurnUser",
+    "CrowdUser",
     "DaytimeUser",
     "DiscardUser",
     "EchoUser",
+    "FragmentUser",
     "GreetUser",
+    "HalfOpenUser",
+    "IdleUser",
     "OpenEchoUser",
+    "OversizeUser",
+    "PipelineUser",
+    "ProxyUser",
     "QotdUser",
+    "RawEchoUser",
+    "ResetUser",
+    "SlowReaderUser",
+    "SlowlorisUser",
     "TimeUser",
+    "TlsChurnUser",
+    "TlsEchoUser",
 ]
 
-USERS = {
+USERS: dict[str, type[User]] = {
     user.__name__: user
     for user in (
-        EchoUser,
-        OpenEchoUser,
-        ChurnUser,
-        DiscardUser,
-        DaytimeUser,
-        TimeUser,
-        QotdUser,
         ChargenUser,
+        ChurnUser,
+        DaytimeUser,
+        DiscardUser,
+        EchoUser,
         GreetUser,
+        OpenEchoUser,
+        QotdUser,
+        TimeUser,
+        BigUser,
+        CrowdUser,
+        FragmentUser,
+        HalfOpenUser,
+        IdleUser,
+        OversizeUser,
+        PipelineUser,
+        ProxyUser,
+        RawEchoUser,
+        ResetUser,
+        SlowReaderUser,
+        SlowlorisUser,
+        TlsChurnUser,
+        TlsEchoUser,
     )
 }
 """Every user by the name that scenarios and command lines call it."""
@@ -69,10 +117,15 @@ def _on_parser(parser: LocustArgumentParser, **_: Any) -> None:  # noqa: ANN401 
 
 
 def _on_init(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above
-    install(environment)
+    collector = install(environment)
+    path = UserOptions.of(environment).control
+    if path and environment.web_ui is not None:
+        Tab(environment.web_ui, Path(path), collector)
     named = environment.parsed_options.user_classes if environment.parsed_options else []
     # Locust would let every class of the file attack one port. A worker keeps all: its master says who is needed.
-    if not named and not isinstance(environment.runner, WorkerRunner):
+    # A file of somebody's own has its own.
+    kits = EchoUser in environment.user_classes
+    if kits and not named and not isinstance(environment.runner, WorkerRunner):
         environment.user_classes = [EchoUser]
 
 

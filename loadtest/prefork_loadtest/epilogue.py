@@ -35,7 +35,7 @@ def conclude(environment: Environment) -> None:
         settings={},
         machine=machine.describe(),
         gates=[GATE],
-        reached=collector.ledger.connections > 0,
+        reached=collector.ledger.connections > 0 or not collector.ledger.begun,
         finished=True,
         troubles=collector.troubles(),
         spans=[Span(RAMP, 0.0, max(0.0, collector.ended_at - collector.started_at))],

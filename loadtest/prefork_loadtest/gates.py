@@ -3,7 +3,7 @@
 Pure: text and figures in, results out. A gate over a phase or a figure that the run does not have fails: what was not
 measured was not passed. The file is TOML with one key:
 
-    gates = ["steady.failed == 0", "kill.failed <= kill.in_flight", "steady.p99_us < 20000"]
+    gates = ["steady.failed == 0", "kill.failed <= kill.in_flight", "overload.goodput >= 0.9 * steady.goodput"]
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prefork_loadtest.ledger import FAULT_PHASES, KILL, SPIKE
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
 RUN = "run"
@@ -32,15 +34,25 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 TIMES = tuple(
-    f"{percentile}{kind}_{unit}" for percentile in PERCENTILES for kind in ("", "_intended") for unit in ("us", "ms")
+    f"{percentile}{kind}_{unit}"
+    for percentile in PERCENTILES
+    for kind in ("", "_intended", "_busy")
+    for unit in ("us", "ms")
 )
-COUNTS = ("requests", "failed", "wrong", "reopened", "rate", "failed_ratio")
-OF_FAULTS = ("struck", "unsettled", "settled_s", "in_flight", "excess", "replaced_s")
-OF_SERVERS = ("workers", "target", "zombies", "orphans", "log_errors", "exit_code")
-FIGURES = frozenset({*TIMES, *COUNTS, *OF_FAULTS, *OF_SERVERS})
-"""Every figure a gate may name. The last two kinds are known of faults: in their phases, and in `run`."""
+COUNTS = ("requests", "failed", "wrong", "busy", "reopened", "rate", "goodput", "failed_ratio")
+OF_FAULTS = ("struck", "unsettled", "settled_s")
+OF_KILLS = ("in_flight", "excess", "replaced_s")
+OF_RUNS = (
+    *("workers", "target", "zombies", "orphans", "log_errors", "exit_code", "sent", "served"),
+    *("rss_start", "rss_end", "rss_growth"),
+)
+FIGURES = frozenset({*TIMES, *COUNTS, *OF_FAULTS, *OF_KILLS, *OF_RUNS, "recovery_s"})
+"""Every figure a gate may name, of the phases that have it: see `known`."""
 
-_GATE = re.compile(r"\s*(\w+)\.(\w+)\s*(==|!=|<=|>=|<|>)\s*(?:(\w+)\.([a-z]\w*)|(-?\d+(?:\.\d+)?))\s*")
+_GATE = re.compile(
+    r"\s*(\w+)\.(\w+)\s*(==|!=|<=|>=|<|>)\s*(?:(?:(\d+(?:\.\d+)?)\s*\*\s*)?"
+    r"(\w+)\.([a-z]\w*)|(-?\d+(?:\.\d+)?))\s*"
+)
 
 
 class GateError(ValueError):
@@ -49,12 +61,13 @@ class GateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One comparison of a figure with a number or with another figure."""
+    """One comparison of a figure with a number, or with another figure `factor` times."""
 
     text: str
     left: tuple[str, str]
     operator: str
     right: tuple[str, str] | float
+    factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +79,23 @@ class Result:
     detail: str
 
 
-def parse(text: str, phases: tuple[str, ...]) -> Gate:
+def known(phase: str) -> frozenset[str]:
+    """The figures that a phase can have at all."""
+    figures = {*TIMES, *COUNTS}
+    if phase in FAULT_PHASES:
+        figures |= {*OF_FAULTS, *(OF_KILLS if phase == KILL else ())}
+    if phase == RUN:
+        figures |= {*OF_RUNS}
+    if phase == SPIKE:
+        figures |= {"recovery_s"}
+    return frozenset(figures)
+
+
+def parse(text: str, phases: Collection[str]) -> Gate:
     """The gate that `text` says.
 
     Args:
-        text: `phase.figure OPERATOR number` or `phase.figure OPERATOR phase.figure`.
+        text: `phase.figure OPERATOR number`, or `phase.figure OPERATOR phase.figure`, with `number *` before it or not.
         phases: the phases that exist; `run` always does.
 
     Raises:
@@ -79,21 +104,23 @@ def parse(text: str, phases: tuple[str, ...]) -> Gate:
     match = _GATE.fullmatch(text)
     if match is None:
         raise GateError(f"gate {text!r}: write it as PHASE.FIGURE OPERATOR NUMBER, such as 'steady.failed == 0'")
-    phase, figure, comparison, other_phase, other_figure, number = match.groups()
+    phase, figure, comparison, factor, other_phase, other_figure, number = match.groups()
     left = _named(text, phase, figure, phases)
     right = float(number) if number is not None else _named(text, other_phase, other_figure, phases)
-    return Gate(" ".join(text.split()), left, comparison, right)
+    return Gate(" ".join(text.split()), left, comparison, right, float(factor or 1))
 
 
-def _named(text: str, phase: str, figure: str, phases: tuple[str, ...]) -> tuple[str, str]:
+def _named(text: str, phase: str, figure: str, phases: Collection[str]) -> tuple[str, str]:
     if phase != RUN and phase not in phases:
         raise GateError(f"gate {text!r}: no phase {phase!r}; there are {', '.join((*phases, RUN))}")
     if figure not in FIGURES:
         raise GateError(f"gate {text!r}: no figure {figure!r}; there are {', '.join(sorted(FIGURES))}")
+    if figure not in known(phase):
+        raise GateError(f"gate {text!r}: {phase} has no {figure}; it has {', '.join(sorted(known(phase)))}")
     return phase, figure
 
 
-def load(path: Path, phases: tuple[str, ...]) -> tuple[Gate, ...]:
+def load(path: Path, phases: Collection[str]) -> tuple[Gate, ...]:
     """The gates of a TOML file.
 
     Raises:
@@ -115,6 +142,8 @@ def judge(gate: Gate, figures: Mapping[str, Mapping[str, float]]) -> Result:
     """Hold a gate against the figures of a run, `{phase: {figure: value}}`. A missing figure fails."""
     left = _value(gate.left, figures)
     right = gate.right if isinstance(gate.right, float) else _value(gate.right, figures)
+    if right is not None:
+        right *= gate.factor
     if left is None or right is None:
         missing = gate.left if left is None else gate.right
         name = ".".join(missing) if isinstance(missing, tuple) else str(missing)

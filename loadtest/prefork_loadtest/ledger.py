@@ -10,19 +10,25 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
+from prefork_loadtest.failure import Failure
 from prefork_loadtest.faultplan import Kind
 from prefork_loadtest.histogram import Encoded, Histogram
 
 if TYPE_CHECKING:
-    from prefork_loadtest.failure import Failure
+    from collections.abc import Iterable
 
 RAMP, STEADY, DRAIN = "ramp", "steady", "drain"
+CLIMB, SPIKE, RECOVERY, OVERLOAD = "climb", "spike", "recovery", "overload"
+STAGES = (CLIMB, STEADY, SPIKE, RECOVERY, OVERLOAD)
+"""The phases in which a scenario asks for another load."""
+HOSTILE = "hostile"
+"""Rows of this name and a word are no requests but attacks: they have a phase of their own, and no part in others."""
 KILL = Kind.KILL.phase
 FAULT_PHASES = frozenset(kind.phase for kind in Kind)
-PHASES = (RAMP, STEADY, *(kind.phase for kind in Kind), DRAIN)
+PHASES = (RAMP, *STAGES, *(kind.phase for kind in Kind), DRAIN, HOSTILE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would cost as much as the rest of its making
 class Sample:
     """One finished request.
 
@@ -35,6 +41,8 @@ class Sample:
         intended_us: microseconds from the start the schedule intended; None without a schedule.
         reopened: its kept connection had been closed while idle; nothing was lost, but it was not kept either.
         failure: None for a right answer.
+        sent: frames that were sent for it.
+        sent_bytes: bytes of them on the wire.
     """
 
     name: str
@@ -45,11 +53,23 @@ class Sample:
     intended_us: float | None = None
     reopened: bool = False
     failure: Failure | None = None
+    sent: int = 0
+    sent_bytes: int = 0
+
+    @property
+    def is_hostile(self) -> bool:
+        """Whether it was an attack."""
+        return is_hostile(self.name)
 
     @property
     def phase(self) -> str:
         """The phase it is booked to: a fault owns what was in flight when it struck, however late that fails."""
         return self.began_in if self.began_in in FAULT_PHASES else self.ended_in
+
+
+def is_hostile(name: str) -> bool:
+    """Whether a row of this name is one of attacks."""
+    return name.partition(" ")[0] == HOSTILE
 
 
 class RowData(TypedDict):
@@ -60,6 +80,7 @@ class RowData(TypedDict):
     failures: dict[str, int]
     service: Encoded
     intended: Encoded
+    busy: Encoded
 
 
 class SecondData(TypedDict):
@@ -68,6 +89,7 @@ class SecondData(TypedDict):
     requests: int
     failures: dict[str, int]
     service: Encoded
+    intended: Encoded
 
 
 class LedgerData(TypedDict):
@@ -76,19 +98,27 @@ class LedgerData(TypedDict):
     connections: int
     begun: int
     finished: int
+    sent: int
+    sent_bytes: int
+    proven: int
+    proven_bytes: int
     phases: dict[str, dict[str, RowData]]
     seconds: dict[str, SecondData]
 
 
 @dataclass
 class Row:
-    """The requests of one name in one phase. The histograms hold right answers only; failures are counted by class."""
+    """The requests of one name in one phase. Failures are counted by class.
+
+    The histograms hold right answers only, but for `busy`: how long it took a server to say that it is full.
+    """
 
     requests: int = 0
     reopened: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     service: Histogram = field(default_factory=Histogram)
     intended: Histogram = field(default_factory=Histogram)
+    busy: Histogram = field(default_factory=Histogram)
 
     @property
     def failed(self) -> int:
@@ -101,6 +131,8 @@ class Row:
         self.reopened += sample.reopened
         if sample.failure is not None:
             self.failures[sample.failure.value] += 1
+            if sample.failure is Failure.BUSY:
+                self.busy.record(sample.service_us)
             return
         self.service.record(sample.service_us)
         if sample.intended_us is not None:
@@ -113,6 +145,7 @@ class Row:
         self.failures.update(other.failures)
         self.service.merge(other.service)
         self.intended.merge(other.intended)
+        self.busy.merge(other.busy)
 
     def encode(self) -> RowData:
         """This row as plain data."""
@@ -122,6 +155,7 @@ class Row:
             failures=dict(self.failures),
             service=self.service.encode(),
             intended=self.intended.encode(),
+            busy=self.busy.encode(),
         )
 
     @classmethod
@@ -133,6 +167,7 @@ class Row:
             Counter(data["failures"]),
             Histogram.decode(data["service"]),
             Histogram.decode(data["intended"]),
+            Histogram.decode(data["busy"]),
         )
 
 
@@ -143,29 +178,39 @@ class Second:
     requests: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     service: Histogram = field(default_factory=lambda: Histogram(figures=2))
+    intended: Histogram = field(default_factory=lambda: Histogram(figures=2))
 
     def add(self, sample: Sample) -> None:
         """Book one sample."""
         self.requests += 1
-        if sample.failure is None:
-            self.service.record(sample.service_us)
-        else:
+        if sample.failure is not None:
             self.failures[sample.failure.value] += 1
+            return
+        self.service.record(sample.service_us)
+        if sample.intended_us is not None:
+            self.intended.record(sample.intended_us)
 
     def merge(self, other: Second) -> None:
         """Add another second to this one."""
         self.requests += other.requests
         self.failures.update(other.failures)
         self.service.merge(other.service)
+        self.intended.merge(other.intended)
 
     def encode(self) -> SecondData:
         """This second as plain data."""
-        return SecondData(requests=self.requests, failures=dict(self.failures), service=self.service.encode())
+        return SecondData(
+            requests=self.requests,
+            failures=dict(self.failures),
+            service=self.service.encode(),
+            intended=self.intended.encode(),
+        )
 
     @classmethod
     def decode(cls, data: SecondData) -> Second:
         """The second that `encode` described."""
-        return cls(data["requests"], Counter(data["failures"]), Histogram.decode(data["service"]))
+        times = (Histogram.decode(data["service"]), Histogram.decode(data["intended"]))
+        return cls(data["requests"], Counter(data["failures"]), *times)
 
 
 class Ledger:
@@ -175,12 +220,13 @@ class Ledger:
         connections: connections that were made.
         begun: requests that were started. More than `finished` at the end means that samples were lost.
         finished: requests that were booked.
+        sent: frames that were sent, and `sent_bytes` their bytes; a server cannot have counted more.
+        proven: frames that were sent for right answers, and `proven_bytes`; a server cannot have counted fewer.
     """
 
     def __init__(self) -> None:
-        self.connections = 0
-        self.begun = 0
-        self.finished = 0
+        self.connections = self.begun = self.finished = 0
+        self.sent = self.sent_bytes = self.proven = self.proven_bytes = 0
         self.phases: dict[str, dict[str, Row]] = {}
         self.seconds: dict[int, Second] = {}
 
@@ -195,14 +241,30 @@ class Ledger:
     def add(self, sample: Sample) -> None:
         """A request ended, one way or another."""
         self.finished += 1
+        self.sent += sample.sent
+        self.sent_bytes += sample.sent_bytes
+        if sample.failure is None and not sample.is_hostile:
+            self.proven += sample.sent
+            self.proven_bytes += sample.sent_bytes
         self._row(sample.phase, sample.name).add(sample)
-        self._second(int(sample.ended_at)).add(sample)
+        if not sample.is_hostile:
+            self._second(int(sample.ended_at)).add(sample)
 
     def _row(self, phase: str, name: str) -> Row:
-        return self.phases.setdefault(phase, {}).setdefault(name, Row())
+        # Not by setdefault: it would make a row, and its histograms, for every request.
+        rows = self.phases.get(phase)
+        if rows is None:
+            rows = self.phases[phase] = {}
+        row = rows.get(name)
+        if row is None:
+            row = rows[name] = Row()
+        return row
 
     def _second(self, second: int) -> Second:
-        return self.seconds.setdefault(second, Second())
+        books = self.seconds.get(second)
+        if books is None:
+            books = self.seconds[second] = Second()
+        return books
 
     def encode(self) -> LedgerData:
         """The whole ledger as plain data, keys sorted."""
@@ -210,6 +272,10 @@ class Ledger:
             connections=self.connections,
             begun=self.begun,
             finished=self.finished,
+            sent=self.sent,
+            sent_bytes=self.sent_bytes,
+            proven=self.proven,
+            proven_bytes=self.proven_bytes,
             phases={
                 phase: {name: row.encode() for name, row in sorted(rows.items())} for phase, rows in self.phases.items()
             },
@@ -227,6 +293,10 @@ class Ledger:
         self.connections += data["connections"]
         self.begun += data["begun"]
         self.finished += data["finished"]
+        self.sent += data["sent"]
+        self.sent_bytes += data["sent_bytes"]
+        self.proven += data["proven"]
+        self.proven_bytes += data["proven_bytes"]
         for phase, rows in data["phases"].items():
             for name, row in rows.items():
                 self._row(phase, name).merge(Row.decode(row))
@@ -243,8 +313,16 @@ class Ledger:
         return names
 
     def total(self, *phases: str) -> Row:
-        """One row over all names of the given phases, or of all of them."""
-        total = Row()
-        for row in self.by_name(*phases).values():
-            total.merge(row)
-        return total
+        """One row over all names of the given phases, or of all of them; attacks are left out."""
+        return _sum(row for name, row in self.by_name(*phases).items() if not is_hostile(name))
+
+    def attacks(self) -> Row:
+        """One row over all attacks."""
+        return _sum(row for name, row in self.by_name().items() if is_hostile(name))
+
+
+def _sum(rows: Iterable[Row]) -> Row:
+    total = Row()
+    for row in rows:
+        total.merge(row)
+    return total

@@ -69,13 +69,14 @@ class Measurement:
 
     Attributes:
         received: bytes of the reply, set by the user.
+        sent: frames that were sent, set by the user before it sends them, and `sent_bytes`, their bytes on the wire.
         fresh: the connection was made for this request.
         reopened: the kept connection had been closed while idle, and a new one was made; set by the user.
         failure: what became of it, once it is over; None for a right answer.
     """
 
     def __init__(self, user: User, name: str, intended: float | None = None) -> None:
-        self.received = 0
+        self.received = self.sent = self.sent_bytes = 0
         self.fresh = False
         self.reopened = False
         self.failure: Failure | None = None
@@ -103,6 +104,11 @@ class Measurement:
         """Start the clock again: the request is about to be written. Time from the intended start is not touched."""
         self._start = time.perf_counter()
 
+    def sends(self, frames: int, size: int) -> None:
+        """Count what is about to be sent: so many frames of `size` bytes together, as they are on the wire."""
+        self.sent += frames
+        self.sent_bytes += size
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         end = time.perf_counter()
         self.failure = None if error is None else classify(error)
@@ -115,6 +121,8 @@ class Measurement:
             intended_us=None if self._intended is None else (end - self._intended) * US,
             reopened=self.reopened,
             failure=self.failure,
+            sent=self.sent,
+            sent_bytes=self.sent_bytes,
         )
         self._collector.book(sample)
         self._fire(sample)

@@ -1,4 +1,4 @@
-"""Whether the load generator itself keeps up: its processor share, and how late its event loop wakes.
+"""Whether the load generator itself keeps up: how busy its event loop is, and how late it does what is due.
 
 A saturated generator measures itself. Each load process has one meter; their readings merge like ledgers.
 """
@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, TypedDict
 
 import gevent
+from gevent import get_hub
 
 from prefork_loadtest.histogram import Encoded, Histogram
 
@@ -16,42 +17,103 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 TICK_S = 0.05
-MOST_CPU_SHARE = 0.9
-"""Above this part of one processor a Python process has no room left: replies wait for the generator."""
-MOST_LAG_US = 250_000
-"""A loop that is later than this for one wake-up in a hundred measures itself."""
+WINDOW_TICKS = 20
+"""Ticks of one window, about a second: short enough that a spike is not averaged away."""
+MOST_BUSY = 0.9
+"""A loop that waits for less than the rest of a window has no room left: replies wait for the generator."""
+MOST_BUSY_PART = 0.1
+"""So many of the windows may be that busy, and at least one: starting up takes one."""
+MOST_LATE_US = 250_000
+"""Later than this once in a hundred times, the generator measures itself."""
 HICCUPS = 5
-"""As many late wake-ups prove nothing: starting up takes a few, and in a short run they are more than one in 100."""
+"""As many late moments prove nothing: starting up takes a few, and in a short run they are more than one in 100."""
+MOST_FROZEN_PART = 0.1
+"""A loop that stood still for more of the run than this, in however few pieces, was not there to measure."""
 
 
 class MeterData(TypedDict):
     """A meter's readings as plain data."""
 
     cpu_s: float
+    busy_s: float
     wall_s: float
+    windows: int
+    busy_windows: int
     lag: Encoded
+    slip: Encoded
+    frozen_s: float
 
 
 class Meter:
-    """Processor seconds, wall seconds and loop lateness since the last `take`."""
+    """Processor and loop time, the loop's lateness and that of scheduled requests, since the last `take`.
+
+    The loop is busy while it does not wait for events, whether it computes or waits for a processor: on a machine that
+    others use too, the time of the processor alone would look like plenty of room.
+    """
 
     def __init__(self) -> None:
-        self.lag = Histogram(figures=2)
-        self._cpu = time.process_time()
-        self._wall = time.monotonic()
+        self._idle_s = 0.0
+        self._waiting_since: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        self._idle_before, self._windows, self._busy_windows, self._frozen_s = self._idle_s, 0, 0, 0.0
+        self._lag, self._slip = Histogram(figures=2), Histogram(figures=2)
+
+    def late(self, seconds: float) -> None:
+        """Note by how much a scheduled request began late though its user had nothing else to do."""
+        self._slip.record(seconds * 1e6)
 
     def run(self) -> NoReturn:
-        """Measure lateness for ever; for a greenlet of its own."""
-        while True:
+        """Measure for ever; for a greenlet of its own."""
+        loop = get_hub().loop
+        # The last to run before the loop waits for events, and the first after it.
+        before, after = loop.prepare(ref=False, priority=-2), loop.check(ref=False, priority=2)
+        before.start(self._begin_to_wait)
+        after.start(self._end_to_wait)
+        try:
+            while True:
+                self._window()
+        finally:
+            before.stop()
+            after.stop()
+
+    def _begin_to_wait(self) -> None:
+        self._waiting_since = time.perf_counter()
+
+    def _end_to_wait(self) -> None:
+        if self._waiting_since is not None:
+            self._idle_s += time.perf_counter() - self._waiting_since
+
+    def _window(self) -> None:
+        """Measure one window."""
+        start, idle = time.perf_counter(), self._idle_s
+        for _ in range(WINDOW_TICKS):
             due = time.perf_counter() + TICK_S
             gevent.sleep(TICK_S)
-            self.lag.record((time.perf_counter() - due) * 1e6)
+            late = time.perf_counter() - due
+            self._lag.record(late * 1e6)
+            if late * 1e6 > MOST_LATE_US:
+                self._frozen_s += late
+        wall = time.perf_counter() - start
+        self._windows += 1
+        self._busy_windows += wall - (self._idle_s - idle) > MOST_BUSY * wall
 
     def take(self) -> MeterData:
         """The readings since the last `take`."""
-        cpu, wall = time.process_time(), time.monotonic()
-        data = MeterData(cpu_s=cpu - self._cpu, wall_s=wall - self._wall, lag=self.lag.encode())
-        self._cpu, self._wall, self.lag = cpu, wall, Histogram(figures=2)
+        wall = time.perf_counter() - self._wall
+        data = MeterData(
+            cpu_s=time.process_time() - self._cpu,
+            busy_s=max(0.0, wall - (self._idle_s - self._idle_before)),
+            wall_s=wall,
+            windows=self._windows,
+            busy_windows=self._busy_windows,
+            lag=self._lag.encode(),
+            slip=self._slip.encode(),
+            frozen_s=self._frozen_s,
+        )
+        self._reset()
         return data
 
 
@@ -59,31 +121,42 @@ class Readings:
     """The readings of one load process over the whole run."""
 
     def __init__(self) -> None:
-        self.cpu_s = 0.0
-        self.wall_s = 0.0
-        self.lag = Histogram(figures=2)
+        self.cpu_s = self.busy_s = self.wall_s = self.frozen_s = 0.0
+        self.windows = self.busy_windows = 0
+        self.lag, self.slip = Histogram(figures=2), Histogram(figures=2)
 
     def merge(self, data: MeterData) -> None:
         """Add what a meter took."""
         self.cpu_s += data["cpu_s"]
+        self.busy_s += data["busy_s"]
         self.wall_s += data["wall_s"]
+        self.frozen_s += data["frozen_s"]
+        self.windows += data["windows"]
+        self.busy_windows += data["busy_windows"]
         self.lag.merge(Histogram.decode(data["lag"]))
+        self.slip.merge(Histogram.decode(data["slip"]))
 
-    @property
-    def cpu_share(self) -> float:
-        """Part of one processor that the process used."""
-        return self.cpu_s / self.wall_s if self.wall_s else 0.0
-
-    @property
-    def lag_p99_us(self) -> int:
-        """Microseconds that 99 % of the loop's wake-ups were not late by."""
-        return self.lag.percentile(99)
+    def __str__(self) -> str:
+        wall = self.wall_s or 1.0
+        slip = f", scheduled requests {self.slip.percentile(99) / 1000:.1f} ms late" if self.slip.count else ""
+        return (
+            f"{self.cpu_s / wall:.0%} of a processor, loop {self.busy_s / wall:.0%} busy and at most "
+            f"{self.lag.percentile(99) / 1000:.1f} ms late{slip} (99 %)"
+        )
 
     def trouble(self) -> str | None:
         """Why this process was saturated, in one line; None if it kept up."""
-        if self.cpu_share > MOST_CPU_SHARE:
-            return f"generator saturated: a load process used {self.cpu_share:.0%} of a processor"
-        late = self.lag.percentile(100 * (1 - max(0.01, HICCUPS / max(HICCUPS, self.lag.count))))
-        if late > MOST_LAG_US:
-            return f"generator saturated: its loop woke {late / 1000:.0f} ms late and later, again and again"
+        if self.busy_windows > max(1.0, MOST_BUSY_PART * self.windows):
+            return f"generator saturated: its loop had no room left in {self.busy_windows} of {self.windows} seconds"
+        if self.frozen_s > MOST_FROZEN_PART * self.wall_s:
+            return f"generator saturated: its loop stood still for {self.frozen_s:.1f} of {self.wall_s:.1f} s"
+        for what, times in (("its loop woke", self.lag), ("its scheduled requests began", self.slip)):
+            late = _again_and_again(times)
+            if late > MOST_LATE_US:
+                return f"generator saturated: {what} {late / 1000:.0f} ms late and later, again and again"
         return None
+
+
+def _again_and_again(times: Histogram) -> int:
+    """The time that one in a hundred exceeds, and more than a few; 0 where there are only few."""
+    return times.percentile(100 * (1 - max(0.01, HICCUPS / max(HICCUPS, times.count))))

@@ -22,12 +22,16 @@ class UserOptions:
         think_s: seconds that a closed user waits between an answer and its next request.
         reply_timeout_s: seconds that a reply may take, and a connection.
         probe: `SEND=>EXPECT` for a service that is no echo; "" for the proof of an echo.
+        tls_ca: a file with the certificate that TLS users trust; "" for those that the system trusts.
+        control: the server's control socket, for the tab on Locust's web page; "" for none.
     """
 
     user_rate: float = 10.0
     think_s: float = 0.02
     reply_timeout_s: float = 5.0
     probe: str = ""
+    tls_ca: str = ""
+    control: str = ""
 
     @classmethod
     def of(cls, environment: Environment) -> UserOptions:
@@ -38,6 +42,8 @@ class UserOptions:
             think_s=float(given.get("prefork_think") or 0.0) if "prefork_think" in given else cls.think_s,
             reply_timeout_s=float(given.get("prefork_reply_timeout") or cls.reply_timeout_s),
             probe=str(given.get("prefork_probe") or ""),
+            tls_ca=str(given.get("prefork_tls_ca") or ""),
+            control=str(given.get("prefork_control") or ""),
         )
 
     def arguments(self) -> list[str]:
@@ -47,6 +53,7 @@ class UserOptions:
             f"--prefork-think={self.think_s}",
             f"--prefork-reply-timeout={self.reply_timeout_s}",
             f"--prefork-probe={self.probe}",
+            f"--prefork-tls-ca={self.tls_ca}",
         ]
 
 
@@ -64,4 +71,17 @@ def add_arguments(parser: LocustArgumentParser) -> None:
         default="",
         help="SEND=>EXPECT, one line each, for a service that is no echo; {n} is a number that nobody else sends",
         env_var="PREFORK_LOADTEST_PROBE",
+    )
+    parser.add_argument(
+        "--prefork-tls-ca",
+        default="",
+        help="File (PEM) with the certificate that TLS users trust; else those that the system trusts",
+        env_var="PREFORK_LOADTEST_TLS_CA",
+    )
+    parser.add_argument(
+        "--prefork-control",
+        default="",
+        help="The server's control socket: a tab with its workers, and buttons for faults",
+        env_var="PREFORK_LOADTEST_CONTROL",
+        include_in_web_ui=False,
     )

@@ -30,7 +30,6 @@ SERIES = ("--blue", "--orange", "--violet", "--teal", "--pink", "--olive")
 def draw(record: Record, verdict: Verdict) -> str:
     """The whole page."""
     books = record.books()
-    style = (resources.files("prefork_loadtest") / "page.css").read_text(encoding="utf-8")
     seen = pictures.moments(record, books)
     body = [
         _banner(record, verdict),
@@ -43,15 +42,21 @@ def draw(record: Record, verdict: Verdict) -> str:
         _section("Requests by phase", _phases(record, books)),
         _pair(_section("Settings", _facts(record.settings | record.load)), _section("Machine", _facts(record.machine))),
     ]
-    title = f"{verdict.headline} · {record.scenario}"
+    body.append(
+        "<footer>Times are microseconds of one write and the whole reply, from HdrHistogram; the same figures are in "
+        "report.json, requests.csv and junit.xml beside this page.</footer>"
+    )
+    return whole_page(f"{verdict.headline} · {record.scenario}", "".join(body))
+
+
+def whole_page(title: str, body: str) -> str:
+    """A page around its body, with all that it needs in itself."""
+    style = (resources.files("prefork_loadtest") / "page.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n<style>\n{style}</style>\n'
-        f"</head>\n<body>\n<main>\n{''.join(body)}\n"
-        f"<footer>prefork-loadtest {__version__}. Times are microseconds of one write and the whole reply, from "
-        f"HdrHistogram; the same figures are in report.json, requests.csv and junit.xml beside this page.</footer>\n"
-        f"</main>\n</body>\n</html>\n"
+        f"</head>\n<body>\n<main>\n{body}\n<footer>prefork-loadtest {__version__}</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -139,10 +144,10 @@ def _balance(record: Record) -> str:
         f'<td class="number">{share.errors:,}</td><td>{"serving" if share.alive else "gone"}</td></tr>'
         for share in record.shares
     )
-    return _table(("worker", "#pid", "#share", "", "#requests", "#accepted", "#errors", ""), rows)
+    return table(("worker", "#pid", "#share", "", "#requests", "#accepted", "#errors", ""), rows)
 
 
-def _table(heads: Iterable[str], rows: str) -> str:
+def table(heads: Iterable[str], rows: str) -> str:
     """A table; a head that begins with # stands over numbers."""
     cells = "".join(
         f'<th class="number">{escape(head[1:])}</th>' if head.startswith("#") else f"<th>{escape(head)}</th>"
@@ -157,7 +162,7 @@ def _gates(verdict: Verdict) -> str:
         f'<td><code>{escape(result.gate)}</code></td><td class="quiet wide">{escape(result.detail)}</td></tr>'
         for result in verdict.results
     )
-    return _table(("", "gate", ""), rows)
+    return table(("", "gate", ""), rows)
 
 
 def _failures(books: Ledger) -> str:
@@ -169,7 +174,7 @@ def _failures(books: Ledger) -> str:
         f'<td class="quiet wide">{escape(EXPLANATIONS[Failure(name)])}</td></tr>'
         for name, count in failures.most_common()
     )
-    return _table(("class", "#requests", ""), rows)
+    return table(("class", "#requests", ""), rows)
 
 
 def _phases(record: Record, books: Ledger) -> str:
@@ -184,7 +189,7 @@ def _phases(record: Record, books: Ledger) -> str:
                 f'<td class="number">{_time(row.intended, 99)}</td></tr>'
             )
     heads = ("phase", "name", "#requests", "#failed", "#reopened", "#p50", "#p90", "#p99", "#slowest", "#p99 intended")
-    return _table(heads, "".join(rows)) if rows else pictures.NOTHING
+    return table(heads, "".join(rows)) if rows else pictures.NOTHING
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from prefork_loadtest import faultplan, gates
 from prefork_loadtest.faults import GIVE_UP_S
-from prefork_loadtest.ledger import PHASES
+from prefork_loadtest.ledger import DRAIN, HOSTILE, RAMP, STEADY
+from prefork_loadtest.tally import Unit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ class Plan:
 
     Attributes:
         scenario: the users and the gates.
-        host: the server, as `tcp://HOST:PORT`.
+        host: the server, as `tcp://HOST:PORT`; "" while it is still to be started.
         users: how many users.
         rate: requests per second of all open-rate users together.
         duration_s: seconds under full load.
@@ -47,6 +48,8 @@ class Plan:
         probe: `SEND=>EXPECT`, the request of a service that is no echo; "" for the proof of an echo.
         seed: of the faults' plan, to print; None if nothing was drawn.
         own_gates: gates from a file, which replace the scenario's.
+        unit: in what the server's own count is compared with the load's.
+        tls_ca: a file with the certificate that TLS users trust; "" for those that the system trusts.
     """
 
     scenario: Scenario
@@ -66,14 +69,18 @@ class Plan:
     probe: str = ""
     seed: int | None = None
     own_gates: tuple[gates.Gate, ...] = ()
+    unit: Unit = Unit.OFF
+    tls_ca: str = ""
 
     def check(self) -> None:
         """Refuse what cannot work.
 
         Raises:
             PlanError: two options contradict each other.
+            GateError: a gate of the scenario names what this run will not have.
         """
-        if self.faults and self.control is None:
+        _ = self.gates
+        if self.faults and self.control is None and self.host:
             raise PlanError("a fault needs --control PATH: the server's processes are found through the control socket")
         late = [fault.at_s for fault in self.faults if fault.at_s >= self.duration_s]
         if late:
@@ -87,13 +94,22 @@ class Plan:
             raise PlanError(f"--users {self.users}: fewer than the load workers; give each of them one at least")
 
     @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that this run will have, for gates to name."""
+        stages = [stage.phase for stage in self.scenario.stages]
+        return (*dict.fromkeys((RAMP, *stages, STEADY, *(fault.kind.phase for fault in self.faults), DRAIN, HOSTILE)),)
+
+    @property
     def gates(self) -> tuple[gates.Gate, ...]:
         """The gates of this run."""
         if self.own_gates:
             return self.own_gates
-        kinds = [fault.kind for fault in self.faults]
-        own = faultplan.gates(kinds, own_server=self.front is not None) if kinds else ()
-        return tuple(gates.parse(text, PHASES) for text in (*self.scenario.gates, *own))
+        texts = list(self.scenario.gates)
+        if self.faults:
+            texts += faultplan.gates(fault.kind for fault in self.faults)
+        if self.front is not None:
+            texts += ["run.log_errors == 0", "run.exit_code == 0"]
+        return tuple(gates.parse(text, self.phases) for text in texts)
 
     @property
     def user_rate(self) -> float:
@@ -103,7 +119,8 @@ class Plan:
     @property
     def least_requests(self) -> int:
         """Fewer right answers than this prove nothing."""
-        intended = self.rate * self.duration_s if self.scenario.open_users(self.users) else 0.0
+        scheduled = self.scenario.open_users(self.users)
+        intended = self.scenario.intended(self.rate, self.duration_s) if scheduled else 0.0
         return max(self.users, int(intended * LEAST_PART))
 
     def settings(self) -> dict[str, str]:
@@ -122,5 +139,6 @@ class Plan:
             "duration": f"{self.duration_s:g} s under full load",
             "load": load,
             "request": repr(self.probe) if self.probe else "the proof of an echo",
+            "stages": ", ".join(f"{stage.phase} at pace {stage.pace:g}" for stage in self.scenario.stages),
             "faults": faults,
         }

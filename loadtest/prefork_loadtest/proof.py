@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prefork_loadtest.failure import Failure
 
@@ -74,6 +74,19 @@ def check(request: bytes, answer: bytes) -> Failure | None:
     if answer == request:
         return None
     return Failure.WRONG_ANSWER if sender(answer) is None else Failure.CROSS_TALK
+
+
+class Proof(Protocol):
+    """The requests of one user, and what their answers must be."""
+
+    nonce: int
+    sequence: int
+
+    def next(self) -> bytes:
+        """The next request of this user."""
+
+    def check(self, request: bytes, answer: bytes) -> Failure | None:
+        """None if `answer` is right; else the class of failure."""
 
 
 class Prover:

@@ -16,7 +16,7 @@ from prefork_loadtest.verdict import Evidence, Verdict, judge
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Record:
         finished: it went through its last stage.
         interrupted: somebody stopped it.
         least_requests: fewer right answers prove nothing.
+        unavailable: why it could not be run here at all; "" if it could.
         troubles: why it is invalid, one line each.
         spans: its phases.
         marks: what happened when, for the timeline.
@@ -63,6 +64,7 @@ class Record:
     finished: bool = False
     interrupted: bool = False
     least_requests: int = 1
+    unavailable: str = ""
     troubles: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -75,10 +77,7 @@ class Record:
     @property
     def durations(self) -> dict[str, float]:
         """Seconds of each phase that took place."""
-        durations: dict[str, float] = {}
-        for span in self.spans:
-            durations[span.phase] = durations.get(span.phase, 0.0) + span.end_s - span.start_s
-        return durations
+        return figures.durations(self.spans)
 
     def books(self) -> Ledger:
         """The ledger, to be computed with."""
@@ -88,7 +87,7 @@ class Record:
 
     def figures(self) -> dict[str, dict[str, float]]:
         """`{phase: {figure: value}}`, which the gates are held against."""
-        return figures.of_run(self.books(), self.durations, self.faults)
+        return figures.of_run(self.books(), self.spans, self.started_at, self.faults)
 
     def verdict(self, required: tuple[gating.Gate, ...] | None = None) -> Verdict:
         """The verdict by the run's own gates, or by others.
@@ -98,16 +97,18 @@ class Record:
         """
         if required is None:
             required = tuple(gating.parse(gate, ledger.PHASES) for gate in self.gates)
-        total = self.books().total()
+        books = self.books()
+        total, attacks = books.total(), books.attacks()
         evidence = Evidence(
+            unavailable=self.unavailable,
             reached=self.reached,
             finished=self.finished,
             interrupted=self.interrupted,
-            requests=total.requests,
+            requests=total.requests + attacks.requests,
             answered=total.requests - total.failed,
             least_requests=self.least_requests,
             begun=self.ledger["begun"],
-            failures=dict(total.failures),
+            failures=dict(total.failures + attacks.failures),
             troubles=tuple(self.troubles),
             figures=self.figures(),
         )

@@ -74,16 +74,35 @@ def requests_csv(record: Record) -> str:
 
 
 def junit(record: Record, verdict: Verdict) -> str:
-    """A test suite: one case for the run as a whole, one for each gate."""
+    """A test suite: one case for the run as a whole, one for each gate; every figure is a property."""
+    if verdict.unavailable:
+        return _skipped(record, verdict)
     cases = [("the run is valid and every answer right", verdict.code.value in {0, 1}, "; ".join(verdict.reasons))]
     cases += [(result.gate, result.passed, result.detail) for result in verdict.results]
     failed = sum(not passed for _, passed, _ in cases)
     seconds = f"{sum(record.durations.values()):.3f}"
     name = f"prefork-loadtest {record.scenario}"
     suite = ET.Element("testsuite", name=name, tests=str(len(cases)), failures=str(failed), time=seconds)
+    properties = ET.SubElement(suite, "properties")
+    for phase, measured in record.figures().items():
+        for figure, value in measured.items():
+            ET.SubElement(properties, "property", name=f"{phase}.{figure}", value=f"{value:.6g}")
     for case, passed, detail in cases:
         element = ET.SubElement(suite, "testcase", classname=record.scenario, name=case)
         if not passed:
             ET.SubElement(element, "failure", message=detail)
+    return _xml(suite)
+
+
+def _skipped(record: Record, verdict: Verdict) -> str:
+    """What could not be run is neither passed nor failed."""
+    name = f"prefork-loadtest {record.scenario}"
+    suite = ET.Element("testsuite", name=name, tests="1", failures="0", skipped="1", time="0")
+    case = ET.SubElement(suite, "testcase", classname=record.scenario, name="the scenario is available")
+    ET.SubElement(case, "skipped", message="; ".join(verdict.reasons))
+    return _xml(suite)
+
+
+def _xml(suite: ET.Element) -> str:
     ET.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"

@@ -16,10 +16,14 @@ class Schedule:
         self._interval = 1.0 / rate
         self._next = start
 
-    def take(self) -> float:
-        """The intended start of the next request. The one after it is one interval later, late or not."""
+    def take(self, pace: float = 1.0) -> float:
+        """The intended start of the next request. The one after it is one interval later, late or not.
+
+        Args:
+            pace: the intervals after this start are so many times shorter.
+        """
         due = self._next
-        self._next += self._interval
+        self._next += self._interval / pace
         return due
 
     def wait(self, now: float) -> float:

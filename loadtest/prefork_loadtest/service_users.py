@@ -73,6 +73,7 @@ class DiscardUser(ServiceUser):
 
     def talk(self, client: Client, measurement: Measurement) -> None:
         """Send, end, and hear nothing but the end."""
+        measurement.sends(1, PIECE_BYTES)
         client.send(bytes(PIECE_BYTES))
         client.send_eof()
         require(not everything(client, measurement))
@@ -130,10 +131,12 @@ class GreetUser(ServiceUser):
         """Give a name that nobody else has, be greeted by it, and quit."""
         name = f"user-{secrets.token_hex(8)}".encode()
         require(frame(client, measurement) == answers.GREETING)
+        measurement.sends(1, len(name) + self.overhead)
         client.send(name)
         reply = frame(client, measurement)
         mixed_up = answers.is_hello(reply)
         require(reply == answers.hello(name), otherwise=Failure.CROSS_TALK if mixed_up else Failure.WRONG_ANSWER)
+        measurement.sends(1, len(b"quit") + self.overhead)
         client.send(b"quit")
         require(frame(client, measurement) == answers.GOODBYE)
         require(not everything(client, measurement))

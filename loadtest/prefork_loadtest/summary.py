@@ -17,8 +17,8 @@ def times(histogram: Histogram) -> str:
     """Percentiles in microseconds, or that there are none."""
     if not histogram.count:
         return "no answer"
-    p50, p99 = histogram.percentile(50), histogram.percentile(99)
-    return f"p50 {p50:,} us   p99 {p99:,} us   max {histogram.max_us:,} us"
+    p50, p90, p99 = (histogram.percentile(percent) for percent in (50, 90, 99))
+    return f"p50 {p50:,} us   p90 {p90:,} us   p99 {p99:,} us   max {histogram.max_us:,} us"
 
 
 def lines(record: Record, verdict: Verdict) -> list[str]:
@@ -34,10 +34,11 @@ def lines(record: Record, verdict: Verdict) -> list[str]:
         *(f"  reopened {total.reopened:,} kept connections found closed" for _ in range(bool(total.reopened))),
     ]
     for name, row in books.by_name().items():
-        text.append(f"  {name:<12} {row.requests:>9,}   {times(row.service)}")
+        text.append(f"  {name:<18} {row.requests:>9,}   {times(row.service)}")
         if row.intended.count:
-            text.append(f"  {'':<12} {'':>9}   {times(row.intended)} from the intended start")
+            text.append(f"  {'':<18} {'':>9}   {times(row.intended)} from the intended start")
     text += _shares(record.shares)
+    text += [f"{name}   {value}" for name, value in record.load.items()]
     if verdict.code in {Code.PASSED, Code.GATE_FAILED}:
         text += [f"  {'ok  ' if each.passed else 'FAIL'}  {each.gate}   ({each.detail})" for each in verdict.results]
     return text

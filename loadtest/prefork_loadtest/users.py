@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from locust import User, task
 
 from prefork_client import Client, PeerClosedIdle
+from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.options import UserOptions
-from prefork_loadtest.proof import Probe, Prover
+from prefork_loadtest.proof import Probe, Proof, Prover
 from prefork_loadtest.schedule import Schedule
 from prefork_wire import Lines, parse_address
 
@@ -39,6 +40,7 @@ class TcpUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.options = UserOptions.of(environment)
+        self.overhead = len(self.framing.encode(b"0")) - 1
         self._client: Client | None = None
 
     def wait_time(self) -> float:
@@ -74,13 +76,15 @@ class ProvingUser(TcpUser):
     """A user of an echo, or with a probe of any service: sends proofs and checks what comes back."""
 
     abstract = True
+    row = "echo"
+    """The row its requests are booked to, and what the rows of other behaviours begin with."""
     busy_reply: bytes | None = None
     """The frame by which a service says that it is full, if it has one."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         nonce = secrets.randbits(64)
-        self.prover: Probe | Prover = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
+        self.prover: Proof = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
 
     def ask(self, name: str, intended: float | None = None, *, keep: bool = True) -> None:
         """One request: prove that its answer is right.
@@ -114,6 +118,7 @@ class ProvingUser(TcpUser):
         A server may close what is idle, when it reloads or when its worker dies; nothing was lost by that. It is
         counted, so that a server that keeps no connection at all cannot pass for one that does.
         """
+        measurement.sends(1, len(request) + self.overhead)
         try:
             return client.request(request)
         except PeerClosedIdle:
@@ -130,15 +135,18 @@ class EchoUser(ProvingUser):
     @task
     def echo(self) -> None:
         """One request and its answer."""
-        self.ask("echo")
+        self.ask(self.row)
 
 
-class OpenEchoUser(ProvingUser):
+class OpenUser(ProvingUser):
     """Open rate: requests are due on a schedule that no answer can move."""
+
+    abstract = True
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self._schedule: Schedule | None = None
+        self._free = 0.0
 
     def wait_time(self) -> float:
         """Seconds until the next request is due."""
@@ -148,14 +156,39 @@ class OpenEchoUser(ProvingUser):
         """Start the schedule, somewhere within its first interval so that users do not march in step."""
         rate = self.options.user_rate
         first = secrets.SystemRandom().uniform(0.0, min(1.0, 1.0 / rate))
-        self._schedule = Schedule(rate, time.perf_counter() + first)
+        self._free = time.perf_counter() + first
+        self._schedule = Schedule(rate, self._free)
         time.sleep(first)
+
+    def keep_to(self, name: str) -> None:
+        """Make the request that is due, and note how late the user itself was."""
+        if self._schedule is None:
+            return
+        collector = Collector.of(self.environment)
+        due = self._schedule.take(collector.pace)
+        collector.late(max(0.0, time.perf_counter() - max(due, self._free)))
+        self.ask(name, due)
+        self._free = time.perf_counter()
+
+
+class OpenEchoUser(OpenUser):
+    """Open rate, of an echo."""
 
     @task
     def echo(self) -> None:
         """The request that is due."""
-        if self._schedule is not None:
-            self.ask("echo open", self._schedule.take())
+        self.keep_to(f"{self.row} open")
+
+
+class CrowdUser(OpenUser):
+    """Open rate, at a service that says so when it is full."""
+
+    busy_reply = b"BUSY"
+
+    @task
+    def echo(self) -> None:
+        """The request that is due."""
+        self.keep_to(f"{self.row} crowd")
 
 
 class ChurnUser(ProvingUser):
@@ -164,4 +197,4 @@ class ChurnUser(ProvingUser):
     @task
     def echo(self) -> None:
         """One connection with one request."""
-        self.ask("echo churn", keep=False)
+        self.ask(f"{self.row} churn", keep=False)

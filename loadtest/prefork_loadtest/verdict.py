@@ -36,6 +36,7 @@ HEADLINES = {
     Code.INVALID: "invalid: the run proves nothing",
     Code.NEVER_REACHED: "the server was never reached",
 }
+UNAVAILABLE = "not available here: nothing was run"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Evidence:
     """What a run has to show. Every default is the worst case, so that a forgotten field cannot pass.
 
     Attributes:
+        unavailable: why it could not be run here at all; "" if it could.
         reached: a connection to the server was made.
         finished: the run went through its last stage.
         interrupted: somebody stopped it.
@@ -55,6 +57,7 @@ class Evidence:
         figures: `{phase: {figure: value}}` for the gates.
     """
 
+    unavailable: str = ""
     reached: bool = False
     finished: bool = False
     interrupted: bool = False
@@ -74,15 +77,18 @@ class Verdict:
     code: Code
     reasons: tuple[str, ...]
     results: tuple[gates.Result, ...]
+    unavailable: bool = False
 
     @property
     def headline(self) -> str:
         """The judgement in a few words."""
-        return HEADLINES[self.code]
+        return UNAVAILABLE if self.unavailable else HEADLINES[self.code]
 
 
 def judge(evidence: Evidence, required: tuple[gates.Gate, ...]) -> Verdict:
     """The verdict on a run. Without a gate nothing can pass."""
+    if evidence.unavailable:
+        return Verdict(Code.INVALID, (evidence.unavailable,), (), unavailable=True)
     results = tuple(gates.judge(gate, evidence.figures) for gate in required)
     wrong = _wrong(evidence)
     flaws = _flaws(evidence)

@@ -18,11 +18,17 @@ LEAVE_S = 10.0
 
 
 class Workers:
-    """A context manager around `number` processes, each `locust --worker` of the master at `port` on loopback."""
+    """A context manager around `number` processes, each `locust --worker` of the master at `port` on loopback.
 
-    def __init__(self, number: int, port: int) -> None:
+    Args:
+        number: how many.
+        port: where their master listens.
+        file: the Locust file with their users; None for the kit's own.
+    """
+
+    def __init__(self, number: int, port: int, file: Path | None = None) -> None:
         self._command = [
-            *(sys.executable, "-m", "locust", "-f", str(Path(entry.__file__).resolve()), "--worker"),
+            *(sys.executable, "-m", "locust", "-f", str((file or Path(entry.__file__)).resolve()), "--worker"),
             *("--master-host", "127.0.0.1", "--master-port", str(port), "--loglevel", "ERROR"),
         ]
         self._number = number

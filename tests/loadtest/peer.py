@@ -5,6 +5,11 @@ python peer.py wrong:1000      one bit of every thousandth answer is flipped
 python peer.py crossed:500     every five-hundredth answer is an earlier request of somebody
 python peer.py truncated:200   every two-hundredth answer ends in its middle, and so does the connection
 python peer.py dropped:200     every two-hundredth request is answered with the end of the connection
+python peer.py swapped:200     every two-hundredth answer and the next one of another connection change places
+python peer.py stale:200       every two-hundredth answer is the one before on its connection
+python peer.py duplicated:200  every two-hundredth answer comes twice
+python peer.py delayed:200:2   every two-hundredth answer comes two seconds late
+python peer.py varied          every answer takes 50 to 900 microseconds
 python peer.py closing         every connection ends after its first answer
 python peer.py mute            requests are read and never answered
 python peer.py refusing        every connection ends at once
@@ -14,6 +19,7 @@ python peer.py stall:600:2     after 600 answers everything stands still for two
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 
@@ -26,14 +32,24 @@ class Peer:
         self.numbers = [int(number) for number in numbers]
         self.answers = 0
         self.earlier = b""
+        self.held: tuple[asyncio.StreamWriter, bytes] | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer every line of one connection."""
+        before = b""
         try:
             while self.kind != "refusing" and (line := await reader.readline()):
                 if self.kind == "mute":
                     continue
-                writer.write(self.answer(line))
+                answer = self.answer(line)
+                if self.is_odd("stale") and before:
+                    answer = before
+                if self.is_odd("delayed"):
+                    await asyncio.sleep(self.numbers[1])
+                before = line
+                if self.swaps(writer, answer):
+                    continue
+                writer.write(answer)
                 await writer.drain()
                 if self.is_odd("truncated", "dropped") or self.kind == "closing":
                     break
@@ -41,6 +57,18 @@ class Peer:
             pass
         finally:
             writer.close()
+
+    def swaps(self, writer: asyncio.StreamWriter, answer: bytes) -> bool:
+        """Whether the answer was held back, or given to another connection in exchange for its own."""
+        if self.held is not None and self.held[0] is not writer:
+            (other, held), self.held = self.held, None
+            other.write(answer)
+            writer.write(held)
+            return True
+        if self.is_odd("swapped") and self.held is None:
+            self.held = (writer, answer)
+            return True
+        return False
 
     def is_odd(self, *kinds: str) -> bool:
         """Whether this answer is the odd one of this behaviour."""
@@ -58,6 +86,12 @@ class Peer:
             return line[: len(line) // 2]
         if self.is_odd("dropped"):
             return b""
+        if self.is_odd("duplicated"):
+            return line + line
+        if self.kind == "varied":
+            end = time.perf_counter() + random.uniform(50e-6, 900e-6)  # noqa: S311 - to vary
+            while time.perf_counter() < end:
+                pass
         if self.kind == "stall" and self.answers == self.numbers[0]:
             time.sleep(self.numbers[1])  # of all connections: the event loop itself stands still
         return line

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork_loadtest import faultplan, gates
-from prefork_loadtest.faultplan import HELD, LEAD_S, LEAST_GAP_S, Kind, kinds_of, plan
+from prefork_loadtest.faultplan import HELD, LEAD_S, LEAST_GAP_S, Fault, Kind, kinds_of, plan
 from prefork_loadtest.ledger import PHASES
 
 ALL = tuple(Kind)
@@ -96,11 +96,11 @@ def held(kinds: tuple[Kind, ...], **changed: float) -> list[str]:
     """The gates that fail in a run that is perfect but for what was `changed`, such as `hup_failed=1`."""
     perfect = {"requests": 100.0, "failed": 0.0, "unsettled": 0.0, "in_flight": 3.0, "excess": 0.0, "replaced_s": 0.1}
     figures = {kind.phase: dict(perfect) for kind in kinds}
-    figures["run"] = {"workers": 4, "target": 4, "zombies": 0, "orphans": 0, "log_errors": 0, "exit_code": 0}
+    figures["run"] = {"workers": 4, "target": 4, "zombies": 0, "orphans": 0}
     for name, value in changed.items():
         phase, _, figure = name.partition("__")
         figures[phase][figure] = value
-    results = [gates.judge(gates.parse(text, PHASES), figures) for text in faultplan.gates(kinds, own_server=True)]
+    results = [gates.judge(gates.parse(text, PHASES), figures) for text in faultplan.gates(kinds)]
     return [result.gate for result in results if not result.passed]
 
 
@@ -124,15 +124,29 @@ def test_a_fault_after_which_the_server_does_not_settle_is_named(kind: Kind) -> 
     assert held(ALL, **{f"{kind.phase}__unsettled": 1}) == [f"{kind.phase}.unsettled == 0"]
 
 
-@pytest.mark.parametrize(
-    ("figure", "value"), [("workers", 3), ("zombies", 1), ("orphans", 1), ("log_errors", 1), ("exit_code", 1)]
-)
+@pytest.mark.parametrize(("figure", "value"), [("workers", 3), ("zombies", 1), ("orphans", 1)])
 def test_the_server_must_end_as_it_was(figure: str, value: float) -> None:
     failed = held(ALL, **{f"run__{figure}": value})
     assert len(failed) == 1
     assert failed[0].startswith(f"run.{figure} == ")
 
 
-def test_of_a_server_that_was_there_before_no_log_and_no_end_is_judged() -> None:
-    texts = faultplan.gates(ALL, own_server=False)
-    assert not any("log_errors" in text or "exit_code" in text for text in texts)
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("hup@5", Fault(5.0, Kind.HUP)),
+        ("kill@0.5", Fault(0.5, Kind.KILL)),
+        ("stop@1:3", Fault(1.0, Kind.STOP, 3.0)),
+        ("master-stop@1", Fault(1.0, Kind.MASTER_STOP, faultplan.HOLD_S)),
+    ],
+)
+def test_a_fault_is_written_with_its_moment(text: str, fault: Fault) -> None:
+    assert faultplan.scripted(text) == fault
+
+
+@pytest.mark.parametrize(
+    "text", ["hup", "hup@", "term@5", "hup@-1", "hup@nan", "hup@inf", "hup@5:2", "stop@1:x", "@5", ""]
+)
+def test_a_fault_that_says_nothing_is_refused_with_the_cure(text: str) -> None:
+    with pytest.raises(faultplan.FaultError, match="KIND@SECONDS"):
+        faultplan.scripted(text)

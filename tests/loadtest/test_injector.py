@@ -85,9 +85,9 @@ def test_a_fault_waits_for_its_time_and_ends_when_the_server_has_settled(scene: 
     scene.status = replace(RUNNING, generation=2)
     scene.run(struck, 5.0)
     assert struck.is_done
-    assert scene.phases == ["hup", "steady"]
+    assert scene.phases == ["reload", "steady"]
     assert "hup settled after" in scene.marks[1]
-    assert struck.figures()["hup"]["unsettled"] == 0
+    assert struck.figures()["reload"]["unsettled"] == 0
     assert struck.troubles() == []
 
 
@@ -104,7 +104,7 @@ def test_a_server_that_does_not_settle_is_given_up_and_named_and_nothing_more_is
     assert struck.figures()[kind.phase]["unsettled"] == 1
     assert f"{kind.value} NOT settled within 10 s: " in scene.marks[-1]
     assert signal.SIGHUP not in {number for _, number in scene.sent} - {signal.SIGHUP if kind is Kind.HUP else None}
-    assert "hup" not in struck.figures() or kind is Kind.HUP
+    assert "reload" not in struck.figures() or kind is Kind.HUP
 
 
 def test_a_late_fault_leaves_the_next_one_a_rest(scene: Scene) -> None:

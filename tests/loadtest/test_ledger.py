@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork_loadtest.failure import Failure
+from prefork_loadtest.histogram import Histogram
 from prefork_loadtest.ledger import KILL, PHASES, STEADY, Ledger, Sample
+
+if TYPE_CHECKING:
+    import pytest
 
 SAMPLES = st.builds(
     Sample,
-    name=st.sampled_from(["echo", "echo open"]),
+    name=st.sampled_from(["echo", "echo open", "hostile slowloris"]),
     began_in=st.sampled_from(PHASES),
     ended_in=st.sampled_from(PHASES),
     ended_at=st.floats(1000, 1005),
@@ -18,6 +23,8 @@ SAMPLES = st.builds(
     intended_us=st.none() | st.floats(1, 1e6),
     reopened=st.booleans(),
     failure=st.none() | st.sampled_from(Failure),
+    sent=st.integers(0, 3),
+    sent_bytes=st.integers(0, 200),
 )
 
 
@@ -37,6 +44,8 @@ def test_what_workers_take_and_a_master_merges_equals_one_ledger(reports: list[l
     merged, direct = master.encode(), one.encode()
     assert {phase: rows for phase, rows in merged["phases"].items() if rows} == direct["phases"]
     assert merged["seconds"] == direct["seconds"]
+    for name in ("sent", "sent_bytes", "proven", "proven_bytes", "connections"):
+        assert getattr(master, name) == getattr(one, name)
     assert (master.begun, master.finished) == (one.begun, one.finished) == (sum(map(len, reports)),) * 2
 
 
@@ -56,6 +65,41 @@ def test_failures_are_counted_by_class_and_leave_the_times_alone() -> None:
     total = ledger.total()
     assert (total.requests, total.failed, dict(total.failures)) == (2, 1, {"timeout": 1})
     assert (total.service.count, total.service.max_us) == (1, 100)
+
+
+def test_attacks_have_no_part_in_the_figures_of_requests() -> None:
+    ledger = Ledger()
+    book(ledger, Sample("echo", STEADY, STEADY, 0.0, 100.0, sent=1, sent_bytes=65))
+    book(ledger, Sample("hostile slowloris", STEADY, STEADY, 0.0, 9e6, sent_bytes=5))
+    book(ledger, Sample("hostile slowloris", STEADY, STEADY, 0.0, 9e6, failure=Failure.TIMEOUT))
+    assert (ledger.total().requests, ledger.total(STEADY).service.max_us) == (1, 100)
+    assert (ledger.attacks().requests, ledger.attacks().failed) == (2, 1)
+    assert ledger.seconds[0].requests == 1
+    assert (ledger.finished, ledger.sent_bytes, ledger.proven_bytes) == (3, 70, 65)
+
+
+def test_how_soon_a_server_says_that_it_is_full_is_a_time_of_its_own() -> None:
+    ledger = Ledger()
+    book(ledger, Sample("echo", STEADY, STEADY, 0.0, 300.0, failure=Failure.BUSY))
+    total = ledger.total()
+    assert (total.busy.max_us, total.service.count, total.failed) == (300, 0, 1)
+
+
+def test_only_the_first_request_of_a_row_and_of_a_second_makes_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Histogram] = []
+    begin = Histogram.__init__
+
+    def count(histogram: Histogram, figures: int = 3) -> None:
+        made.append(histogram)
+        begin(histogram, figures)
+
+    monkeypatch.setattr(Histogram, "__init__", count)
+    ledger = Ledger()
+    book(ledger, Sample("echo", STEADY, STEADY, 0.0, 1.0))
+    before = len(made)
+    for _ in range(100):
+        book(ledger, Sample("echo", STEADY, STEADY, 0.5, 1.0))
+    assert len(made) == before
 
 
 def test_a_request_that_never_ended_is_missing() -> None:

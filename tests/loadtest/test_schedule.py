@@ -24,3 +24,9 @@ def test_a_late_user_does_not_move_what_comes_after() -> None:
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="positive"):
         Schedule(rate, 0.0)
+
+
+def test_a_pace_makes_the_intervals_shorter_and_moves_no_start_that_was_taken() -> None:
+    schedule = Schedule(rate=10.0, start=0.0)
+    assert [schedule.take() for _ in range(2)] == pytest.approx([0.0, 0.1])
+    assert [schedule.take(pace=5.0) for _ in range(4)] == pytest.approx([0.2, 0.22, 0.24, 0.26])

@@ -1,0 +1,315 @@
+"""Load users on plain sockets: the same proof by other means, so that a fault of the client is told from a server's.
+
+It shares no code with the client package: bytes are written, and lines are cut, here. TLS and PROXY headers, of which
+that package knows nothing, are spoken here too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+import ssl
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from locust import User, task
+
+from prefork_loadtest.collector import Collector
+from prefork_loadtest.failure import Failure, RequestFailed
+from prefork_loadtest.measure import Measurement
+from prefork_loadtest.options import UserOptions
+from prefork_loadtest.proof import SIZES, Prover
+from prefork_wire import parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locust.env import Environment
+
+MOST_LINE_BYTES = 8192
+RECEIVE_BYTES = 65536
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER that makes close(2) send a reset (socket(7))."""
+
+
+class Plug:
+    """One connection: bytes out, lines and their ends in. Every fault becomes a `RequestFailed` of its class."""
+
+    def __init__(self, sock: socket.socket, reply_timeout_s: float) -> None:
+        self.sock = sock
+        self._timeout_s = reply_timeout_s
+        self._rest = bytearray()
+
+    def send(self, data: bytes) -> None:
+        """Write all of it."""
+        self.sock.settimeout(self._timeout_s)
+        try:
+            self.sock.sendall(data)
+        except TimeoutError as error:
+            raise RequestFailed(Failure.TIMEOUT) from error
+        except OSError as error:
+            raise RequestFailed(Failure.UNEXPECTED_CLOSE) from error
+
+    def lines(self, number: int) -> list[bytes]:
+        """The next lines, without their ends. More bytes than that are nobody's answer."""
+        deadline = time.monotonic() + self._timeout_s
+        while self._rest.count(b"\n") < number:
+            if len(self._rest) > number * (MOST_LINE_BYTES + 2):
+                raise RequestFailed(Failure.WRONG_ANSWER)
+            data = self.receive(deadline)
+            if not data:
+                raise RequestFailed(Failure.TRUNCATED if self._rest else Failure.UNEXPECTED_CLOSE)
+            self._rest += data
+        *found, rest = bytes(self._rest).split(b"\n", number)
+        if rest:
+            raise RequestFailed(Failure.WRONG_ANSWER)
+        self._rest.clear()
+        return [line.removesuffix(b"\r") for line in found]
+
+    def receive(self, deadline: float) -> bytes:
+        """What comes next, nothing at the end of file or after a reset in the middle of nothing."""
+        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            return self.sock.recv(RECEIVE_BYTES)
+        except TimeoutError as error:
+            raise RequestFailed(Failure.TIMEOUT) from error
+        except OSError as error:
+            raise RequestFailed(Failure.UNEXPECTED_CLOSE) from error
+
+    def refuse_leftovers(self) -> None:
+        """Fail if something came that nobody asked for: bytes, or an end."""
+        self.sock.settimeout(0)
+        try:
+            found = self.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError as error:
+            raise RequestFailed(Failure.UNEXPECTED_CLOSE) from error
+        raise RequestFailed(Failure.WRONG_ANSWER if found else Failure.UNEXPECTED_CLOSE)
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close, by a reset if asked for."""
+        if reset:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.sock.close()
+
+
+class RawUser(User):
+    """A user with at most one plain connection, dropped when a request fails."""
+
+    abstract = True
+    sizes: Sequence[int] = SIZES
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.options = UserOptions.of(environment)
+        self.collector = Collector.of(environment)
+        self.prover = Prover(secrets.randbits(64), self.sizes)
+        self._plug: Plug | None = None
+
+    def wait_time(self) -> float:
+        """Seconds to think before the next request."""
+        return self.options.think_s
+
+    def on_stop(self) -> None:
+        """Close the connection when Locust ends the user."""
+        self.unplug()
+
+    def plug(self, measurement: Measurement) -> Plug:
+        """The connection: the one that is open, or a new one."""
+        if self._plug is None:
+            self._plug = Plug(self.dial(), self.options.reply_timeout_s)
+            measurement.connected()
+        return self._plug
+
+    def dial(self) -> socket.socket:
+        """A new connection."""
+        address = parse_address(self.host or "")
+        timeout_s = self.options.reply_timeout_s
+        try:
+            if address.kind == "unix":
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.settimeout(timeout_s)
+                sock.connect(address.path)
+                return sock
+            port = address.port if isinstance(address.port, int) else socket.getservbyname(address.port, "tcp")
+            sock = socket.create_connection((address.host, port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except TimeoutError as error:
+            raise RequestFailed(Failure.TIMEOUT) from error
+        except OSError as error:
+            raise RequestFailed(Failure.REFUSED) from error
+        return sock
+
+    def unplug(self, *, reset: bool = False) -> None:
+        """Close the connection, if there is one."""
+        plug, self._plug = self._plug, None
+        if plug is not None:
+            plug.close(reset=reset)
+
+    def ask(self, name: str, number: int = 1, *, keep: bool = True, reset: bool = False) -> None:
+        """Some requests in one write, and the proof that their answers are right and in order.
+
+        Connecting counts to the time only of what is not kept.
+        """
+        with Measurement(self, name) as measurement:
+            try:
+                plug = self.plug(measurement)
+                if keep:
+                    measurement.started()
+                requests = [self.prover.next() for _ in range(number)]
+                plug.refuse_leftovers()
+                data = b"".join(request + b"\n" for request in requests)
+                measurement.sends(number, len(data))
+                self.write(plug, data)
+                for request, answer in zip(requests, plug.lines(number), strict=True):
+                    measurement.received += len(answer)
+                    self.require(plug, request, answer)
+            except BaseException:
+                self.unplug()
+                raise
+        if not keep:
+            self.unplug(reset=reset)
+
+    def write(self, plug: Plug, data: bytes) -> None:
+        """Send what was made."""
+        plug.send(data)
+
+    def require(self, plug: Plug, request: bytes, answer: bytes) -> None:
+        """Fail the request unless the answer is right."""
+        del plug
+        failure = self.prover.check(request, answer)
+        if failure is not None:
+            raise RequestFailed(failure)
+
+
+class RawEchoUser(RawUser):
+    """Closed loop on a plain socket: what `EchoUser` does, without the client package."""
+
+    @task
+    def echo(self) -> None:
+        """One request and its answer."""
+        self.ask("echo raw")
+
+
+class ResetUser(RawUser):
+    """Connect, one request, and an end by reset: what a client does that was killed."""
+
+    @task
+    def echo(self) -> None:
+        """One connection with one request."""
+        self.ask("echo reset", keep=False, reset=True)
+
+
+class PipelineUser(RawUser):
+    """Many requests in one write, many answers in order."""
+
+    DEPTH = 16
+
+    @task
+    def echo(self) -> None:
+        """One burst."""
+        self.ask("echo x16", self.DEPTH)
+
+
+class FragmentUser(RawUser):
+    """A request that is written one byte at a time."""
+
+    sizes = (64,)
+
+    @task
+    def echo(self) -> None:
+        """One request in many pieces."""
+        self.ask("echo pieces")
+
+    def write(self, plug: Plug, data: bytes) -> None:
+        """Send every byte by itself, and let others run in between so that it leaves by itself."""
+        for number in range(len(data)):
+            plug.send(data[number : number + 1])
+            time.sleep(0)
+
+
+class BigUser(RawUser):
+    """Frames as large as the limit allows, and one byte less."""
+
+    sizes = (MOST_LINE_BYTES, MOST_LINE_BYTES - 1)
+
+    @task
+    def echo(self) -> None:
+        """One large request and its answer."""
+        self.ask("echo big")
+
+
+class TlsUser(RawUser):
+    """A user whose connection is TLS."""
+
+    abstract = True
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._context = ssl.create_default_context(cafile=self.options.tls_ca or None)
+
+    def dial(self) -> socket.socket:
+        """A new connection, with its handshake done and the certificate found right."""
+        sock = super().dial()
+        try:
+            return self._context.wrap_socket(sock, server_hostname=parse_address(self.host or "").host)
+        except TimeoutError as error:
+            sock.close()
+            raise RequestFailed(Failure.TIMEOUT) from error
+        except OSError as error:
+            sock.close()
+            raise RequestFailed(Failure.REFUSED) from error
+
+
+class TlsEchoUser(TlsUser):
+    """The same through TLS, on a kept connection."""
+
+    @task
+    def echo(self) -> None:
+        """One request and its answer."""
+        self.ask("echo tls")
+
+
+class TlsChurnUser(TlsUser):
+    """Connect, shake hands, one request, close."""
+
+    @task
+    def echo(self) -> None:
+        """One connection with one request."""
+        self.ask("echo tls churn", keep=False)
+
+
+PROXY_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+PROXY_COMMAND, TCP_OVER_IPV4 = 0x21, 0x11
+
+
+class ProxyUser(RawUser):
+    """A PROXY v2 header before the first frame, with an address that nobody else gives; the answer must name it."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._claimed = (ipaddress.IPv4Address(0x0A000000 + secrets.randbelow(2**24)), 1024 + secrets.randbelow(60000))
+
+    def dial(self) -> socket.socket:
+        """A new connection with the header sent."""
+        sock = super().dial()
+        address, port = self._claimed
+        body = address.packed + ipaddress.IPv4Address("10.255.255.254").packed + struct.pack("!HH", port, 7)
+        sock.sendall(PROXY_V2 + struct.pack("!BBH", PROXY_COMMAND, TCP_OVER_IPV4, len(body)) + body)
+        return sock
+
+    @task
+    def echo(self) -> None:
+        """One request and its answer."""
+        self.ask("echo proxy")
+
+    def require(self, plug: Plug, request: bytes, answer: bytes) -> None:
+        """The answer begins with the address that the header gave."""
+        address, port = self._claimed
+        claimed, _, rest = answer.partition(b" ")
+        if claimed != f"{address}:{port}".encode():
+            raise RequestFailed(Failure.WRONG_ANSWER)
+        super().require(plug, request, rest)
