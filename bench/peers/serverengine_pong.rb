@@ -4,8 +4,18 @@ require 'cool.io'
 require 'serverengine'
 
 class Pong < Coolio::TCPSocket
+  def on_connect
+    @rest = +''
+  end
+
   def on_read(data)
-    data.count("\n").times { write("+PONG\r\n") }
+    lines = (@rest << data).lines
+    @rest = lines.last&.end_with?("\n") ? +'' : lines.pop
+    lines.each { |line| write(pong(line)) }
+  end
+
+  def pong(_line)
+    "+PONG\r\n"
   end
 end
 

@@ -150,6 +150,23 @@ def test_what_came_before_a_fault_in_the_same_piece_is_answered(
         assert "TypeError" in log
 
 
+def test_answer_that_is_no_bytes_ends_the_connection_behind_those_before_it(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        from prefork import FixedSize, reply
+
+        @reply(FixedSize(4))
+        def service(frame: bytes) -> bytes:
+            return frame if frame == b"good" else "text"
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        sock.sendall(b"goodbad.")
+        assert read_all(sock) == b"good"
+        assert server.log().count("the handler failed") == 1
+        assert server.status()["totals"]["errors"] == 1
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_large_answers_to_a_peer_that_reads_late_all_come_in_order(
     start: Callable[..., Server], module: Callable[..., str], model: str
@@ -368,6 +385,32 @@ def test_sockets_of_a_service_manager_come_first(tmp_path: Path) -> None:
         finally:
             process.terminate()
             assert process.wait(10) == 0
+
+
+def test_worker_whose_listener_was_shut_down_leaves_and_does_not_spin(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import os, socket
+        from prefork import Lines, reply
+
+        @reply(Lines())
+        def service(line: bytes) -> bytes:
+            for name in os.listdir("/proc/self/fd") if line == b"break" else ():
+                try:
+                    sock = socket.socket(fileno=os.dup(int(name)))
+                except OSError:
+                    continue
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    sock.shutdown(socket.SHUT_RDWR)
+            return line
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        sock.sendall(b"break\n")
+        assert read_exactly(sock, 7) == b"break\r\n"
+        until(lambda: "cannot accept any more: Invalid argument; leaving" in server.log())
+        sock.sendall(b"still\n")  # whoever is connected is served on
+        assert read_exactly(sock, 7) == b"still\r\n"
 
 
 def test_connections_spread_over_idle_async_workers(start: Callable[..., Server]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -244,3 +245,38 @@ def test_a_second_task_that_waits_for_the_frames_of_one_connection_is_told_so(
         assert read_exactly(sock, len(answer)) == answer
         sock.sendall(b"mine\n")
         assert read_exactly(sock, 6) == b"mine\r\n"
+
+
+def test_what_comes_while_a_handler_works_that_gave_up_waiting_is_kept_for_it(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path
+) -> None:
+    service = module("""
+        import asyncio
+        from pathlib import Path
+        from prefork import Connection, ConnectionEnded, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            await conn.receive()
+            try:
+                await asyncio.wait_for(conn.receive(), 0.05)
+            except TimeoutError:
+                await conn.send(b"working")
+            while not Path("go").exists():
+                await asyncio.sleep(0.01)
+            try:
+                while True:
+                    await conn.send(await conn.receive())
+            except ConnectionEnded as error:
+                await conn.send(str(error).encode())
+    """)
+    with start(service, "--workers", "1", "--idle-timeout", "0.5") as server, server.connect() as sock:
+        sock.sendall(b"begin\n")
+        assert read_exactly(sock, 9) == b"working\r\n"
+        sock.sendall(b"early\n")
+        begin = time.monotonic()
+        until(lambda: time.monotonic() - begin > 1, what="twice the idle timeout has passed")
+        sock.sendall(b"late\n")
+        sock.shutdown(socket.SHUT_WR)
+        (tmp_path / "go").touch()
+        assert read_all(sock) == b"early\r\nlate\r\nthe peer closed\r\n"

@@ -229,8 +229,9 @@ class Connection(Link):
             return
         waiter = self._waiter
         if waiter is None or waiter.done():  # nobody waits, or no longer
+            self._waiter = None
             self._decoder.feed(data)
-            if self.wait is _FIRST_BYTE:
+            if self.wait is not _HANDLER and self._room is None:  # it is not the peer that is waited for
                 self.wait, self.since = _HANDLER, hub.now
             if not self._paused and self._decoder.buffered > RECEIVE_SIZE:
                 self._paused = True
@@ -247,7 +248,7 @@ class Connection(Link):
         stays = super().eof_received()
         if not self._over and not self._holds():
             self.end("the peer closed")
-        elif self._waiter is not None:
+        elif self._waiter is not None and not self._waiter.done():
             self.end("the peer closed in the middle of a frame")
         return stays
 

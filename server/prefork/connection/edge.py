@@ -145,7 +145,8 @@ def encode_before_fault(framing: Framing, answers: Sequence[bytes]) -> bytes:
     """Return the frames of the answers before the first that makes none, whatever it raises: they are still sent."""
     frames: list[bytes] = []
     with contextlib.suppress(Exception):
-        frames.extend(map(framing.encode, answers))
+        # a framing may let pass what is no bytes: joined by itself it raises here
+        frames.extend(b"".join((framing.encode(answer),)) for answer in answers)
     return b"".join(frames)
 
 

@@ -25,7 +25,7 @@ from prefork.scoreboard import Field
 from prefork_wire import all_encoder, cutter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from prefork.connection.proxy import Proxied
     from prefork.connection.tls import Terms
@@ -163,6 +163,7 @@ class Link(asyncio.Protocol):
         """Join the accounts."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._hub.write_high_water)
+        self.since = self._hub.now  # with TLS a handshake has passed
         self._hub.links.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -249,27 +250,38 @@ class Link(asyncio.Protocol):
 
     def retire(self) -> None:
         """End a quiet connection because the worker drains: for a dialogue, its handler is told first."""
-        self.end("the worker drains")
+        with self._if_nothing_came() as borrowed:
+            if borrowed is not None:
+                self.end("the worker drains")
+
+    @contextlib.contextmanager
+    def _if_nothing_came(self) -> Iterator[socket.socket | None]:
+        """Give the socket, or None where the peer's next request, or its end, is here already and only not read yet."""
+        with socket.socket(fileno=self._transport.get_extra_info("socket").fileno()) as borrowed:
+            try:
+                try:
+                    borrowed.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                    nothing = False
+                except OSError as error:  # any other: the peer is gone, and the transport will say so
+                    nothing = isinstance(error, BlockingIOError)
+                yield borrowed if nothing else None
+            finally:
+                borrowed.detach()  # it is the transport's
 
     def _half_close_if_nothing_came(self) -> None:
-        """Half-close at this very moment, unless the peer's next request is here already and only not read yet.
+        """Half-close at this very moment.
 
         The transport's own `write_eof` waits for the loop's next turn; what comes in between would be read and dropped.
         """
-        with socket.socket(fileno=self._transport.get_extra_info("socket").fileno()) as borrowed:
-            try:
-                borrowed.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                self.wait, self.since = Wait.CLOSE, self._hub.now
-                if self._secure:
-                    self._transport.close()
-                    return
-                with contextlib.suppress(OSError):
-                    borrowed.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # the peer is gone: the transport will say so
-            finally:
-                borrowed.detach()  # it is the transport's
+        with self._if_nothing_came() as borrowed:
+            if borrowed is None:
+                return
+            self.wait, self.since = Wait.CLOSE, self._hub.now
+            if self._secure:
+                self._transport.close()
+                return
+            with contextlib.suppress(OSError):
+                borrowed.shutdown(socket.SHUT_WR)
 
     def cancel(self) -> None:
         """Drop the connection at once: the drain timeout has come."""

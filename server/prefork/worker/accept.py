@@ -100,6 +100,7 @@ class Acceptor:
         self._post = post
         self._loop = loop
         self.take = take  # what is done with each
+        self.broken: Callable[[], None] = _nothing  # called when the listener is not what we think it is
         self._share = Share(post)
         self._own = post.row.cells
         self._limit = post.settings.max_connections
@@ -137,7 +138,8 @@ class Acceptor:
     def released(self, _address: object) -> None:
         """Accept again if this worker was full: a connection is gone."""
         if not self._watching and self._back is None and not self.closed and not self.full:
-            self._post.phase(Phase.ACCEPTING)
+            if self._own[Field.PHASE] == Phase.FULL:  # and not about to leave
+                self._post.phase(Phase.ACCEPTING)
             self._watch()
 
     def _watch(self) -> None:
@@ -197,7 +199,9 @@ class Acceptor:
                 self._complain(error)
                 self._unwatch(PAUSE)
             elif error.errno not in AGAIN:
-                raise
+                LOGGER.error("%s: cannot accept any more: %s; leaving", self._post, error.strerror)
+                self.close()
+                self.broken()
             return False
         self._complained = False
         self.last = time.monotonic()
@@ -211,3 +215,7 @@ class Acceptor:
         if not self._complained:  # once per shortage
             self._complained = True
             LOGGER.warning("%s: cannot accept: %s; trying again every %g s", self._post, error.strerror, PAUSE)
+
+
+def _nothing() -> None:
+    """Do nothing."""

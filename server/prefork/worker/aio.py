@@ -116,12 +116,13 @@ class Ear:
     def open(self) -> None:
         """Begin to hear."""
         for number, order in orders.SIGNALS.items():
-            self._loop.add_signal_handler(number, self._hear, order)
+            self._loop.add_signal_handler(number, self.hear, order)
         self._loop.add_signal_handler(signal.SIGUSR1, orders.reopen_log, self._post)
         self._post.channel.setblocking(False)
         self._loop.add_reader(self._post.channel.fileno(), self._channel_readable)
 
-    def _hear(self, order: Order) -> None:
+    def hear(self, order: Order) -> None:
+        """Take an order; a weightier one stays."""
         self.order = max(self.order, order)
         self.told.set()
 
@@ -130,7 +131,7 @@ class Ear:
             return
         self._loop.remove_reader(self._post.channel.fileno())
         LOGGER.warning("%s: the master is gone; draining", self._post)
-        self._hear(orders.MASTER_DIED)
+        self.hear(orders.MASTER_DIED)
 
 
 class _Worker:
@@ -151,6 +152,7 @@ class _Worker:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._tick_s = TICK
         self.ear = Ear(post, self._loop)
+        self._acceptor.broken = lambda: self.ear.hear(Order.RETIRE)
 
     def _put_before(self, admission: Admission) -> None:
         """Let everybody come by way of the admission, and tell it who has gone."""
