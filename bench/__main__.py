@@ -37,7 +37,6 @@ WHOLE: Final = ROOT / "docs" / "benchmarks"
 PART: Final = ROOT / "reports" / "benchmarks"
 OURS: Final = 2
 FAILED: Final = 1
-USAGE: Final = 2
 
 
 def _models(run: Run) -> dict[str, Model]:
@@ -93,21 +92,21 @@ PARTS: Final[dict[str, tuple[Callable[[Run, Results], None], Callable[[Plan, int
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write the report, and return the exit code: 0, 1 if it could not be done, 2 for usage."""
+    """Measure, write the report, and return the exit code: 0, 1 if not all could be done, 2 for usage."""
     options = _options(arguments)
     plan = QUICK if options.quick else FULL
-    is_whole = not options.quick and len(options.only) == len(PARTS)
-    folder = options.output or (WHOLE if is_whole else PART)
+    is_all = not options.quick and set(options.only) == set(PARTS)
+    folder = options.output or (WHOLE if is_all else PART)
     try:
         needs.REDIS_BENCHMARK.version()
         with tempfile.TemporaryDirectory(prefix="bench-kit-") as kit:
-            found = _measure(plan, options.only, Path(kit))
-    except (MissingError, LoadError) as error:
+            found, is_whole = _measure(plan, options.only, Path(kit))
+    except MissingError as error:
         sys.stderr.write(f"bench: {error}\n")
         return FAILED
     report.write(found, folder)
     sys.stdout.write(f"{folder / 'README.md'}\n")
-    return 0
+    return 0 if is_whole else FAILED
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -123,7 +122,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _measure(plan: Plan, parts: list[str], kit: Path) -> Results:
+def _measure(plan: Plan, parts: list[str], kit: Path) -> tuple[Results, bool]:
+    """Run the parts, and return what they found, and whether each came to its end."""
     begin = time.monotonic()
     versions, missing = find((*PEER_SERVERS, *ECHOES), kit)
     run = Run(plan, kit, [server for server in PEER_SERVERS if server.name in versions], missing)
@@ -135,9 +135,19 @@ def _measure(plan: Plan, parts: list[str], kit: Path) -> Results:
     measure.files_at_most()
     with measure.on(measure.sides()[1]):
         for part in parts:
-            PARTS[part][0](run, found)
-    found["facts"] = _facts(time.monotonic() - begin)
-    return found
+            _one(part, run, found)
+    found["facts"] = _facts(plan, time.monotonic() - begin)
+    return found, not run.broken
+
+
+def _one(part: str, run: Run, found: Results) -> None:
+    """Run a part. One that does not come to its end is named in the report, and does not take the others with it."""
+    try:
+        PARTS[part][0](run, found)
+    except (MissingError, LoadError, OSError, subprocess.SubprocessError) as error:
+        run.missing[part] = f"was broken off: {error}"
+        run.broken = True
+        run.say(f"{part} was broken off: {error}")
 
 
 def _tools() -> dict[str, str]:
@@ -145,7 +155,7 @@ def _tools() -> dict[str, str]:
     return {name: need.version() for name, need in used.items()}
 
 
-def _facts(seconds: float) -> dict[str, str]:
+def _facts(plan: Plan, seconds: float) -> dict[str, str]:
     mine, others = measure.sides()
     facts = machine.describe()
     return {
@@ -153,6 +163,7 @@ def _facts(seconds: float) -> dict[str, str]:
         "CPUs": f"{sorted(mine)} for the servers, {sorted(others)} for the load",
         "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "measures": f"{plan.rounds} rounds of costs, {plan.other_rounds} of the rest, about {plan.seconds:g} s each",
         "took": f"{seconds / 60:.1f} min",
     }
 

@@ -132,11 +132,11 @@ class Comparison:
                     self._round(number, form, load)
                     self._run.say(f"{self._name}: round {number + 1} of {rounds}, {form}")
         return {
-            name: {
-                "processes": self._running[name].processes,
-                "forms": {form: account.cost() for form, account in accounts.items()},
+            server.name: {
+                "processes": self._running[server.name].processes,
+                "forms": {form: account.cost() for form, account in self._accounts[server.name].items()},
             }
-            for name, accounts in self._accounts.items()
+            for server in (self._baseline, *self._servers)
         }
 
     def _start(self, stack: ExitStack, server: Server, processes: int) -> None:

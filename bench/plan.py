@@ -59,12 +59,14 @@ class Run:
         kit: the folder of the compiled servers.
         peers: those that are there.
         missing: why a server is not measured, or not in one part, by the server's name.
+        broken: whether a part could not be brought to its end.
     """
 
     plan: Plan
     kit: Path
     peers: list[Server]
     missing: dict[str, str]
+    broken: bool = False
 
     def __post_init__(self) -> None:
         self.begin = time.monotonic()

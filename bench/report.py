@@ -160,13 +160,16 @@ def _costs(found: Results) -> Iterator[str]:
     yield ""
     yield from _prose(
         "From the same runs: requests per second, and milliseconds until the answer, as redis-benchmark counts "
-        f"them. It asks again as soon as it is answered, on {CONNECTIONS} connections, so that the times are those "
-        "of a server at its limit."
+        "them. It asks again as soon as it is answered, so that the times are those of a server at its limit."
     )
+    yield from _seen_table(found["cost"])
+
+
+def _seen_table(table: Table) -> Iterator[str]:
     head = ["server"]
-    for form in FORMS:
+    for form in next(iter(table.values()))["forms"]:
         head += [f"{form}: per second", "p50", "p99", "p99.9"]
-    yield from _table(head, ([name, *_seen(row)] for name, row in found["cost"].items()))
+    yield from _table(head, ([name, *_seen(row)] for name, row in table.items()))
 
 
 def _cost_table(table: Table) -> Iterator[str]:
@@ -199,6 +202,7 @@ def _preforked(found: Results) -> Iterator[str]:
         f"{CONNECTIONS} at a time where each request has its own."
     )
     yield from _cost_table(found["preforked"])
+    yield from _seen_table(found["preforked"])
     left = [f"{server.name} ({server.not_preforked})" for server in PEER_SERVERS if server.not_preforked]
     yield from _prose(f"Not preforked, and so not here: {', '.join(left)}.")
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.load import FORMS, KEEP_ALIVE
+from bench.load import FORMS, KEEP_ALIVE, LoadError
 from bench.needs import MissingError, Need
 from bench.plan import QUICK, Run
 from bench.running import Running
@@ -17,6 +17,17 @@ from bench.servers import LIMIT, PEER_SERVERS, REPLY, Server, find
 from bench import __main__ as bench
 from bench import cost, measure, needs
 from support import clients
+
+ONCE = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+conn, _ = listener.accept()
+conn.recv(64)
+conn.sendall(b"+PONG\\r\\n")
+conn.recv(64)
+listener.accept()
+"""
+"""A server that answers once, and ends when somebody comes again."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +80,33 @@ def test_a_server_that_does_not_start_is_left_out_with_its_last_words(kit: Path)
     run = Run(QUICK, kit, [], {})
     table = cost.Comparison(run, "cost", LIMIT, [broken, REPLY]).table({KEEP_ALIVE: FORMS[KEEP_ALIVE]}, 1)
     assert run.missing == {"broken (cost)": "did not start: no luck"}
-    assert set(table) == {LIMIT.name, REPLY.name}
+    assert list(table) == [LIMIT.name, REPLY.name]
+
+
+def test_a_server_that_ends_on_the_way_is_left_out_and_the_others_are_measured(
+    kit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.load.TIMEOUT_S", 1)
+    short = Server("short", "Python", needs.PYTHON, lambda spot: [sys.executable, "-c", ONCE, str(spot.port)])
+    run = Run(QUICK, kit, [], {})
+    table = cost.Comparison(run, "cost", LIMIT, [short, REPLY]).table({KEEP_ALIVE: FORMS[KEEP_ALIVE]}, 2)
+    assert list(run.missing) == ["short (cost)"]
+    assert list(table) == [LIMIT.name, REPLY.name]
+    assert len(table[REPLY.name]["forms"][KEEP_ALIVE]["us"]["rounds"]) == 2
+
+
+def test_a_part_that_breaks_off_is_named_and_the_others_are_reported(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise LoadError("nobody answered")
+
+    assert kit.is_dir()
+    monkeypatch.setitem(bench.PARTS, "models", (fail, lambda _, __: 0.0))
+    assert bench.main(["--quick", "--only", "models,accept", "--output", str(tmp_path)]) == 1
+    page = (tmp_path / "README.md").read_text("utf-8")
+    assert "- models: was broken off: nobody answered" in page
+    assert "## Accepting" in page
 
 
 def test_without_the_limit_there_is_no_comparison(kit: Path, tmp_path: Path) -> None:
