@@ -46,6 +46,7 @@ class Phase(IntEnum):
     ACCEPTING = 1
     FULL = 2  # at its connection limit: the kernel's queue is the waiting room
     DRAINING = 3
+    YIELDING = 4  # accepting, but leaving the queue to the others for a moment
 
 
 class Scoreboard:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from prefork.master.control import Asker, ControlSocket
     from prefork.master.upgrade import Heritage
 
+_FREE: Final = frozenset({Phase.ACCEPTING, Phase.YIELDING})
+"""What an async worker says of itself that has room for more."""
+
 OVERSLEPT: Final = 2.0
 """Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
 
@@ -197,7 +200,7 @@ class Master:
             used = process.cpu_seconds(worker.pid)
             before, since = self._cpu.get(worker.pid, (used, now - 1.0))
             seen[worker.pid] = (used, now)
-            free = reading.connections < reading.capacity if reading.capacity else reading.phase is Phase.ACCEPTING
+            free = reading.connections < reading.capacity if reading.capacity else reading.phase in _FREE
             loads.append(Load(free, (used - before) / (now - since), blocking=reading.capacity > 0))
         self._cpu = seen
         self.scale(self._spare.look(self._pool.target, loads, now))

@@ -49,6 +49,7 @@ STALE: Final = 2.0
 """Seconds after which a worker without a heartbeat is not waited for."""
 
 
+_PHASE: Final = int(Field.PHASE)
 _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ACCEPTED: Final = int(Field.ACCEPTED)
 
@@ -63,7 +64,11 @@ class Share:
         self._rows = 0
 
     def is_over(self) -> bool:
-        """Say whether a worker that could accept now holds clearly less than this one."""
+        """Say whether a worker that could accept now holds clearly less than this one.
+
+        One that steps back itself is left the queue only where it holds less by a batch: two that step back for each
+        other let everybody wait.
+        """
         rows = self._used()
         if rows != self._rows:
             self._look_at(rows)
@@ -73,8 +78,9 @@ class Share:
             return False
         fresh = time.monotonic_ns() - int(STALE * 1e9)
         phases, beats = self._phases.tolist(), self._beats.tolist()
+        slack = {int(Phase.ACCEPTING): 0, int(Phase.YIELDING): BATCH}
         return any(
-            count < fair and phase == Phase.ACCEPTING and beat > fresh
+            count < fair - slack.get(phase, fair) and beat > fresh
             for count, phase, beat in zip(held, phases, beats, strict=True)
         )
 
@@ -138,7 +144,7 @@ class Acceptor:
     def released(self, _address: object) -> None:
         """Accept again if this worker was full: a connection is gone."""
         if not self._watching and self._back is None and not self.closed and not self.full:
-            if self._own[Field.PHASE] == Phase.FULL:  # and not about to leave
+            if self._own[_PHASE] == Phase.FULL:  # and not about to leave
                 self._post.phase(Phase.ACCEPTING)
             self._watch()
 
@@ -147,6 +153,8 @@ class Acceptor:
         if self.closed or self._watching:
             return
         self._watching = True
+        if self._own[_PHASE] == Phase.YIELDING:
+            self._post.phase(Phase.ACCEPTING)
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._ready, sock)
 
@@ -184,6 +192,8 @@ class Acceptor:
         # a worker that has just stepped back takes one at least: whoever holds less did not come for it
         if not self._stepped and self._share.is_over():
             self._stepped = True
+            if self._own[_PHASE] == Phase.ACCEPTING:
+                self._post.phase(Phase.YIELDING)
             self._unwatch(STEP_BACK)
             return False
         self._stepped = False

@@ -1,0 +1,52 @@
+"""Whose turn it is to accept: each worker's share, as it reads it off the scoreboard."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from prefork.scoreboard import Field, Phase, Scoreboard
+from prefork.worker.accept import BATCH, SLACK, Share
+
+if TYPE_CHECKING:
+    from prefork.worker.post import Post
+
+
+def is_over(own: int, *others: tuple[int, Phase, bool]) -> bool:
+    """Ask a worker that holds `own` connections, beside others with so many, in a phase, and beating or not."""
+    board = Scoreboard()
+    board.set_used(1 + len(others))
+    for index, (connections, phase, beats) in enumerate([(own, Phase.ACCEPTING, True), *others]):
+        row = board.row(index)
+        row.cells[Field.CONNECTIONS] = connections
+        row.cells[Field.PHASE] = phase
+        if beats:
+            row.beat()
+    return Share(cast("Post", SimpleNamespace(board=board, row=board.row(0)))).is_over()
+
+
+def test_worker_that_holds_more_than_one_that_could_accept_is_over() -> None:
+    assert is_over(SLACK + 1, (0, Phase.ACCEPTING, True))
+    assert not is_over(SLACK, (0, Phase.ACCEPTING, True))
+    assert not is_over(9)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param((100 - SLACK - BATCH, Phase.YIELDING, True), id="steps back itself, and holds little less"),
+        pytest.param((0, Phase.FULL, True), id="is full"),
+        pytest.param((0, Phase.DRAINING, True), id="drains"),
+        pytest.param((0, Phase.BOOTING, True), id="boots"),
+        pytest.param((0, Phase.ACCEPTING, False), id="does not beat"),
+    ],
+)
+def test_nobody_waits_for_a_worker_that_would_not_accept(other: tuple[int, Phase, bool]) -> None:
+    assert not is_over(100, other)
+    assert is_over(100, other, (3, Phase.ACCEPTING, True))
+
+
+def test_worker_that_steps_back_is_waited_for_where_it_holds_less_by_a_batch() -> None:
+    assert is_over(100, (100 - SLACK - BATCH - 1, Phase.YIELDING, True))
