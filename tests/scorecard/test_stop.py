@@ -53,7 +53,7 @@ def test_row_06_term_with_fifty_clients_queued_behind_one_busy_worker_answers_al
     with start(module(SLOW), *options) as server, row.watch(server):
         clients = [socket.create_connection(server.address, 20)]
         clients[0].sendall(b"1\n")
-        until(lambda: server.status()["totals"]["connections"] == 1)
+        until(lambda: server.status()["totals"]["bytes_in"] == 2, what="the worker is busy")
         clients += [socket.create_connection(server.address, 20) for _ in range(QUEUED)]
         for client in clients[1:]:
             client.sendall(b"0\n")
