@@ -28,7 +28,7 @@ MOST_LATE_US = 250_000
 HICCUPS = 5
 """As many late moments prove nothing: starting up takes a few, and in a short run they are more than one in 100."""
 MOST_FROZEN_PART, MOST_FROZEN_S = 0.1, 1.0
-"""A loop that stood still for more of the run than this, and longer, in few pieces or many, was not there to measure."""
+"""A loop that stood still for more of the run than this, and longer, in few pieces or many, was not there."""
 
 
 class MeterData(TypedDict):
