@@ -27,8 +27,8 @@ MOST_LATE_US = 250_000
 """Later than this once in a hundred times, the generator measures itself."""
 HICCUPS = 5
 """As many late moments prove nothing: starting up takes a few, and in a short run they are more than one in 100."""
-MOST_FROZEN_PART, MOST_FROZEN_S = 0.1, 1.0
-"""A loop that stood still for more of the run than this, and longer, in few pieces or many, was not there."""
+MOST_FROZEN_PART = 0.1
+"""A loop that stood still for more of the run than this, in however few pieces, was not there to measure."""
 
 
 class MeterData(TypedDict):
@@ -148,7 +148,7 @@ class Readings:
         """Why this process was saturated, in one line; None if it kept up."""
         if self.busy_windows > max(1.0, MOST_BUSY_PART * self.windows):
             return f"generator saturated: its loop had no room left in {self.busy_windows} of {self.windows} seconds"
-        if self.frozen_s > max(MOST_FROZEN_S, MOST_FROZEN_PART * self.wall_s):
+        if self.frozen_s > MOST_FROZEN_PART * self.wall_s:
             return f"generator saturated: its loop stood still for {self.frozen_s:.1f} of {self.wall_s:.1f} s"
         for what, times in (("its loop woke", self.lag), ("its scheduled requests began", self.slip)):
             late = _again_and_again(times)
