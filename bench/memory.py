@@ -15,7 +15,7 @@ from bench import load as loads
 from bench import measure
 from bench.load import EACH, FORMS, LoadError
 from bench.needs import MissingError
-from bench.running import Running
+from bench.running import Running, environment
 from bench.servers import CONVERSATION, LIMIT, REPLY, Server
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def everybody(run: Run) -> dict[str, Memory]:
 
 def _of(server: Server, run: Run) -> Memory:
     held = run.plan.held_processes if server.forks_each else run.plan.held
+    _compile(server, run)
     with Running(server, run.kit, connections=held) as running:
         alone = _at_rest(running)
         connection = None if server.one_each else _of_a_connection(running, held)
@@ -62,6 +63,12 @@ def _of(server: Server, run: Run) -> Memory:
         "connections": 1 + FURTHER if server.one_each else held,
         "worker_kib": worker,
     }
+
+
+def _compile(server: Server, run: Run) -> None:
+    """Start a server for nothing, so that what it compiles is kept before anything is measured."""
+    with Running(server, run.kit):
+        pass
 
 
 def _at_rest(running: Running) -> float:
@@ -83,10 +90,12 @@ def starts(run: Run) -> dict[str, Spread]:
     found: dict[str, Spread] = {}
     with measure.on(measure.sides()[0]):
         for name, command in PROGRAMS.items():
-            found[name] = measure.spread([_seconds_of(command) for _ in range(run.plan.rounds)])
+            _seconds_of(command, run)
+            found[name] = measure.spread([_seconds_of(command, run) for _ in range(run.plan.rounds)])
     for server in (LIMIT, REPLY, CONVERSATION, *run.peers):
         seconds = []
         try:
+            _compile(server, run)
             for _ in range(run.plan.other_rounds):
                 with Running(server, run.kit) as running:
                     seconds.append(running.start_s)
@@ -98,9 +107,9 @@ def starts(run: Run) -> dict[str, Spread]:
     return found
 
 
-def _seconds_of(command: tuple[str, ...]) -> float:
+def _seconds_of(command: tuple[str, ...], run: Run) -> float:
     begin = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - the table above
+    subprocess.run(command, capture_output=True, check=True, env=environment(run.kit))  # noqa: S603 - the table above
     return time.perf_counter() - begin
 
 

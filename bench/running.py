@@ -30,6 +30,20 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def environment(kit: Path) -> dict[str, str]:
+    """Return the environment of all that is measured.
+
+    Nothing of this shell's settings for prefork; and Python keeps what it has compiled, as it does for whatever is
+    installed: otherwise each process would compile anew, and pay in memory and time.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PREFORK_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
+    return {**kept, "PYTHONPYCACHEPREFIX": str(kit / "pycache")}
+
+
 class Running:
     """A server in a session of its own; `with Running(server, kit) as running`.
 
@@ -66,7 +80,7 @@ class Running:
         self.port = free_port()
         spot = Spot(self.port, self.processes, self._connections, Path(self._folder.name), self._kit)
         self._log = spot.folder / "log"
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
+        env = environment(self._kit)
         command = self.server.command(spot)
         with self._log.open("wb") as log, measure.on(self._cpus):
             begin = time.perf_counter()

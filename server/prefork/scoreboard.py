@@ -47,6 +47,7 @@ class Phase(IntEnum):
     FULL = 2  # at its connection limit: the kernel's queue is the waiting room
     DRAINING = 3
     YIELDING = 4  # accepting, but leaving the queue to the others for a moment
+    PROVING = 5  # ready, and on trial: nothing is accepted yet
 
 
 class Scoreboard:

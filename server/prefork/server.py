@@ -15,6 +15,7 @@ from prefork.log import LOGGER
 from prefork.master import control, upgrade
 from prefork.master.loop import Estate, Master
 from prefork.settings import CONTROL_OFF, OWN_PORT
+from prefork.worker import boot
 from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
@@ -111,15 +112,13 @@ def _open_log(settings: Settings) -> log.LogHandler:
 
 
 def _load_early(settings: Settings) -> Service | None:
-    """Load what is loaded before the fork: built-in services always, your own with `--preload`."""
+    """Load what is loaded before the fork: the model's code and built-in services always, a target by `--preload`."""
     built_in = services.find(settings.target)
     if built_in is None and not settings.preload:
+        boot.load_model(settings.model or "async")  # what a target is most often; another costs its own import
         return None
     service = _load(settings)
-    model = service.model(settings.model)
-    if model == "async":
-        with contextlib.suppress(ImportError):
-            import uvloop  # noqa: F401, PLC0415 - loaded before the fork, its pages are shared
+    boot.load_model(service.model(settings.model))
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
         raise TargetError(

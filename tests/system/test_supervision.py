@@ -334,6 +334,43 @@ def test_no_client_is_refused_or_reset_while_clients_keep_coming_through_a_reloa
         assert len(server.workers()) == 2
 
 
+WHO = """
+    import contextlib, os, threading
+    from prefork import Lines, reply
+
+    @reply(Lines())
+    def service(line: bytes) -> bytes:
+        return b"{who} " + line
+
+    @service.lifespan
+    @contextlib.contextmanager
+    def lifespan():
+        {first}
+        yield
+"""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_generation_that_ends_soon_after_its_ready_was_given_no_connection_that_it_could_lose(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    with start(module(WHO.format(who="old", first="pass")), "--workers", "2", "--model", model) as server:
+        module(WHO.format(who="new", first="threading.Timer(0.3, os._exit, (6,)).start()"))
+        with subprocess.Popen(
+            [sys.executable, "-m", "prefork", "reload", "--control", server.control], stderr=subprocess.PIPE, text=True
+        ) as reload:
+            answers = set()
+            end = time.monotonic() + 20
+            while reload.poll() is None and time.monotonic() < end:
+                answers.add(exchange(server.address, b"who\r\n"))
+            assert reload.returncode == 1
+            assert "exited with code 6" in (reload.stderr.read() if reload.stderr else "")
+        assert answers == {b"old who\r\n"}
+        module(WHO.format(who="new", first="pass"))
+        assert run("reload", "--control", server.control).returncode == 0
+        until(lambda: exchange(server.address, b"who\r\n") == b"new who\r\n")
+
+
 def test_reload_onto_a_broken_target_changes_nothing_and_says_why(
     start: Callable[..., Server], module: Callable[..., str]
 ) -> None:

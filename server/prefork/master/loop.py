@@ -23,7 +23,7 @@ from prefork.master import policy, process, status
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
 from prefork.master.notify import Notifier
-from prefork.master.pool import Pool, State, Stop, Worker
+from prefork.master.pool import TRIAL, Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
 from prefork.master.spare import Load, Spare
 from prefork.master.succession import Court, Succession
@@ -506,6 +506,7 @@ class Master:
             channel=theirs,
             log=self._log,
             stacks=process.scratch(),
+            trial_s=TRIAL if self._succession.on_trial or generation == self._pool.candidate else 0.0,
         )
         try:
             pid = process.fork(lambda: boot.run(post), [ours, *self._not_a_childs()])

@@ -28,6 +28,9 @@ KILL_PATIENCE: Final = 1.0
 PROVEN: Final = 0.5
 """Seconds that all workers of a new generation, or of a new master, must have served before the old ones leave."""
 
+TRIAL: Final = 0.4
+"""Seconds of those in which they accept nothing: one that ends right behind its "ready" then takes nobody along."""
+
 STABLE: Final = 2.0
 """Seconds a worker must have served for its end not to count as a failure of its slot."""
 

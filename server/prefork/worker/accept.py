@@ -50,6 +50,7 @@ STALE: Final = 2.0
 
 
 _PHASE: Final = int(Field.PHASE)
+_ABOUT_TO_ACCEPT: Final = frozenset({int(Phase.YIELDING), int(Phase.PROVING)})
 _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ACCEPTED: Final = int(Field.ACCEPTED)
 
@@ -153,7 +154,7 @@ class Acceptor:
         if self.closed or self._watching:
             return
         self._watching = True
-        if self._own[_PHASE] == Phase.YIELDING:
+        if self._own[_PHASE] in _ABOUT_TO_ACCEPT:
             self._post.phase(Phase.ACCEPTING)
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._ready, sock)

@@ -177,7 +177,10 @@ class _Worker:
         for listener in self._post.listeners:
             listener.socket.setblocking(False)  # sync workers of an older generation may have set it otherwise
         self.ear.open()
-        self._acceptor.open()
+        if self._post.trial_s:
+            self._loop.call_later(self._post.trial_s, self._acceptor.open)
+        else:
+            self._acceptor.open()
         self._tick()
         self._loop.call_soon(self._post.say_ready)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import os
 import pwd
 import resource
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prefork.service import Service
-    from prefork.settings import Settings
+    from prefork.settings import Model, Settings
     from prefork.worker.post import Post
+
+_MODULES: Final[dict[Model, str]] = {"async": "aio", "threads": "threads", "sync": "sync"}
 
 LEFT: Final = 0
 NEVER_READY: Final = 3
@@ -40,19 +43,21 @@ def run(post: Post) -> int:
         model = service.model(post.settings.model)
         service.check_tls(wanted=post.plan.tls is not None)
         service.check_admission(post.settings.admission())
-        if service.kind == "listening":
-            from prefork.worker.listening import serve  # noqa: PLC0415 - each worker loads its own model alone
-        elif model == "async":
-            from prefork.worker.aio import serve  # noqa: PLC0415
-        elif model == "threads":
-            from prefork.worker.threads import serve  # noqa: PLC0415
-        else:
-            from prefork.worker.sync import serve  # noqa: PLC0415
-        serve(post, service)
+        # each worker loads its own model alone
+        module = "listening" if service.kind == "listening" else _MODULES[model]
+        importlib.import_module(f"prefork.worker.{module}").serve(post, service)
     except TargetError as error:
         post.say_failed(str(error), error.__cause__)
         return NEVER_READY
     return LEFT
+
+
+def load_model(model: Model) -> None:
+    """Import what a worker of this model runs, before the fork: pages are shared, and a new worker is ready sooner."""
+    importlib.import_module(f"prefork.worker.{_MODULES[model]}")
+    if model == "async":
+        with contextlib.suppress(ImportError):  # not on every platform
+            importlib.import_module("uvloop")
 
 
 def _become(settings: Settings) -> None:

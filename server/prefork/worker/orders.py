@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import time
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
 from prefork.log import LOGGER
+from prefork.scoreboard import Phase
 from prefork.signals import SignalWatch
 
 if TYPE_CHECKING:
@@ -103,6 +105,17 @@ class Orders:
             self.order = MASTER_DIED
         if self.draining and self._closing_at == math.inf:
             self._closing_at = self._post.closing_time(self._post.drain_deadline())
+
+    def pass_trial(self) -> None:
+        """Leave the accept queue alone for as long as a new generation is tried, or until an order comes."""
+        until = time.monotonic() + self._post.trial_s
+        poll = select.poll()
+        for fd in self.fds:
+            poll.register(fd, select.POLLIN)
+        while not self.draining and (left := until - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.woken()
+        self._post.phase(Phase.ACCEPTING)
 
 
 def is_orphan(post: Post) -> bool:

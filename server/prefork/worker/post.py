@@ -64,6 +64,7 @@ class Post:
     channel: socket.socket
     log: LogHandler
     stacks: BinaryIO | None  # where it leaves its threads' stacks when it is killed for hanging
+    trial_s: float  # for so long after "ready" it leaves the accept queue to the workers before it
 
     @property
     def settings(self) -> Settings:
@@ -74,10 +75,13 @@ class Post:
         return f"worker {self.slot} gen {self.generation} pid {os.getpid()}"
 
     def say_ready(self, capacity: int = 0) -> None:
-        """Tell the master, from inside the accept loop, that this worker serves; `capacity` see the scoreboard."""
+        """Tell the master, from inside the accept loop, that this worker serves; `capacity` see the scoreboard.
+
+        One on trial does so, too, and begins to accept a moment later.
+        """
         self.row.cells[Field.CAPACITY] = capacity
         self.row.beat()
-        self.phase(Phase.ACCEPTING)
+        self.phase(Phase.PROVING if self.trial_s else Phase.ACCEPTING)
         with contextlib.suppress(OSError):  # a master that is gone is noticed by its end of file
             self.channel.send(READY)
 

@@ -41,6 +41,7 @@ def serve(post: Post, service: Service) -> None:
     with Orders(post) as orders, blocking_lifespan(service):
         accept = _Accept(post, orders, reception)
         post.say_ready(capacity=1)
+        orders.pass_trial()
         while True:
             accepted = accept.next()  # step 5: accept
             if accepted is None:

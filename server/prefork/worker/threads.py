@@ -39,6 +39,7 @@ def serve(post: Post, service: Service) -> None:
     with Orders(post) as orders, blocking_lifespan(service):
         loop = _Loop(post, service, orders)
         post.say_ready(capacity=loop.size)
+        orders.pass_trial()
         while orders.order is Order.SERVE:
             loop.step(TICK)
         post.phase(Phase.DRAINING)
