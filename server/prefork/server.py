@@ -67,6 +67,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
             "prefork %s pid %d serves %s on %s with %s worker%s", __version__, os.getpid(), settings.target, where,
             settings.workers, "" if settings.workers.high == 1 else "s",
         )  # fmt: skip
+        _warn(settings)
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
         estate = Estate(heritage, lambda: _take_paths(listeners, dropped), write_pidfile)
@@ -111,6 +112,12 @@ def _open_log(settings: Settings) -> log.LogHandler:
         raise SettingsError([f"--log-file {settings.log_file!r}: {error.strerror}"]) from error
 
 
+def _warn(settings: Settings) -> None:
+    """Say what is allowed and yet seldom meant."""
+    if os.geteuid() == 0 and settings.user is None:
+        LOGGER.warning("the workers run as root; name a user for them by --user (root, if that is meant)")
+
+
 def _load_early(settings: Settings) -> Service | None:
     """Load what is loaded before the fork: the model's code and built-in services always, a target by `--preload`."""
     built_in = services.find(settings.target)
@@ -144,6 +151,7 @@ def _where_it_started(load: Callable[[], Settings]) -> Settings:
 
 def _replan(first: Plan, settings: Settings) -> Plan:
     """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
+    _warn(settings)
     if settings.bind != first.settings.bind:
         wanted = ", ".join(map(str, settings.bind)) or "the default"
         raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])

@@ -172,15 +172,24 @@ def _text(text: str) -> str:
     return text
 
 
+_MAX_ID: Final = (1 << 32) - 2  # the one above means "as it is" (setreuid(2))
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch(r"[0-7]{1,4}", text, re.ASCII):
         raise ValueError("must be octal, such as 027")
     return int(text, 8)
 
 
+def _id(text: str) -> int:
+    if int(text) > _MAX_ID:
+        raise ValueError(f"must be a name, or a number from 0 to {_MAX_ID}")
+    return int(text)
+
+
 def _user(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return int(text)
+        return _id(text)
     try:
         return pwd.getpwnam(text).pw_uid
     except KeyError:
@@ -189,7 +198,7 @@ def _user(text: str) -> int:
 
 def _group(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return int(text)
+        return _id(text)
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
@@ -569,7 +578,19 @@ def _contradictions(settings: Settings) -> list[str]:
     others = [name for name in ("user", "group") if getattr(settings, name) not in {None, _current(name)}]
     if os.geteuid() != 0:
         faults += [f"--{name}: only root may become somebody else; start as root or drop the option" for name in others]
+    elif settings.user is not None and settings.group is None and not _has_entry(settings.user):
+        faults.append(
+            f"--user {settings.user}: is no user of this machine, so its group is not known; give --group, too"
+        )
     return faults
+
+
+def _has_entry(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _current(name: str) -> int:
