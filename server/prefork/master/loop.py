@@ -329,7 +329,7 @@ class Master:
             case {"command": "stop", **rest}:
                 self.stop(now=bool(rest.get("now")))
                 asker.answer(ok=True)
-            case {"command": "scale", "workers": int(count)} if 1 <= count <= MAX_WORKERS:
+            case {"command": "scale", "workers": int(count)} if count is not True and 1 <= count <= MAX_WORKERS:
                 self.scale(count)
                 asker.answer(ok=True, workers=count)
             case {"command": "scale"}:
