@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefork import __version__, adapters, environment, listener, log, services
+from prefork import __version__, adapters, cgroup, environment, listener, log, services
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
 from prefork.log import LOGGER
 from prefork.master import control, upgrade
@@ -116,6 +116,12 @@ def _warn(settings: Settings) -> None:
     """Say what is allowed and yet seldom meant."""
     if os.geteuid() == 0 and settings.user is None:
         LOGGER.warning("the workers run as root; name a user for them by --user (root, if that is meant)")
+    wanted, limit = settings.workers.high * settings.max_rss, cgroup.memory_limit()
+    if limit is not None and wanted > limit:
+        LOGGER.warning(
+            "--max-rss: %d workers may hold %d MiB together, and the kernel kills at %d MiB, the cgroup's limit; "
+            "allow less, or fewer workers", settings.workers.high, wanted >> 20, limit >> 20,
+        )  # fmt: skip
 
 
 def _load_early(settings: Settings) -> Service | None:

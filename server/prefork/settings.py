@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
-from prefork import environment, networks
+from prefork import cgroup, environment, networks
 from prefork.errors import SettingsError
 from prefork.log import FORMATS, LEVELS, Format, Level
 from prefork_wire.address import Address, parse_address
@@ -242,18 +242,6 @@ def _control(text: str) -> str:
     if len(os.fsencode(text)) > 90:  # noqa: PLR2004 - unix(7): sun_path is 108 bytes, some systems less; an heir adds to it
         raise ValueError("is too long for a unix socket: at most 90 bytes")
     return _parent_exists(text)
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, cut by the cgroup's quota (cpu.max), at least 1."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        if quota != "max":
-            count = min(count, -(-int(quota) // int(period)))
-    except (OSError, ValueError, ZeroDivisionError):
-        pass  # no cgroup v2, or not ours to read
-    return max(1, min(count, MAX_WORKERS))
 
 
 @dataclass(frozen=True)
@@ -489,7 +477,7 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
         raise SettingsError(faults)
     if settings.workers.low:
         return settings
-    cpus = usable_cpus()
+    cpus = min(cgroup.usable_cpus(), MAX_WORKERS)
     return dataclasses.replace(settings, workers=Span(cpus, cpus))
 
 
