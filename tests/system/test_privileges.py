@@ -78,6 +78,7 @@ def test_worker_has_user_and_group_and_nothing_else_while_the_master_keeps_its_r
         assert set(status["Groups"]) == {STRANGER}  # as os.getgrouplist has them for this user and that group
         assert [int(status[name][0], 16) for name in ("CapPrm", "CapEff", "CapAmb")] == [0, 0, 0]
         assert status["NoNewPrivs"] == ["1"]
+        assert Path(f"/proc/{worker}/mem").stat().st_uid == 0, "others of that user cannot look into its memory"
         assert status_of(server.process.pid)["Uid"] == ["0"] * 4
         assert exchange(server.address, b"as nobody\n") == b"as nobody\n"
         assert WARNING not in server.log()
