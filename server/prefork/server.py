@@ -15,7 +15,7 @@ from prefork.log import LOGGER
 from prefork.master import control, upgrade
 from prefork.master.loop import Estate, Master
 from prefork.settings import CONTROL_OFF, OWN_PORT
-from prefork.worker import boot
+from prefork.worker import boot, privileges
 from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
@@ -52,6 +52,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     if settings.chdir is not None:
         os.chdir(settings.chdir)
     handler = _open_log(settings)
+    privileges.give_log(settings, handler.fd)
     plan = Plan(settings, _load_early(settings), _tls(settings))
     inherited = environment.listen_fds()
     heir = heritage.maker is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -170,6 +171,43 @@ def test_server_without_the_rights_of_root_is_not_warned(start: Callable[..., Se
     ) as server:
         until(lambda: "is ready" in server.log(), 20)
         assert WARNING not in server.log()
+
+
+@as_root
+def test_workers_open_the_log_anew_after_a_rotation(start: Callable[..., Server], tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o755)
+    path, rotated = logs / "prefork.log", logs / "prefork.log.1"
+    options = ("--workers", "2", "--user", "nobody", "--log-file", str(path), "--access-log")
+    with start("echo", *options, program=PROGRAM) as server:
+        path.rename(rotated)
+        server.send(signal.SIGUSR1)
+
+        def both_write_to_the_new_file() -> bool:
+            exchange(server.address, b"x")
+            return path.exists() and path.read_text("utf-8").count("closed connection=") > 20
+
+        until(both_write_to_the_new_file)
+        written = rotated.stat().st_size
+        until(lambda: exchange(server.address, b"y") and path.read_text("utf-8").count("closed connection=") > 40)
+        assert rotated.stat().st_size == written
+        assert "cannot reopen" not in rotated.read_text("utf-8") + path.read_text("utf-8")
+
+
+@as_root
+def test_log_that_is_a_link_to_a_file_of_roots_stays_roots(start: Callable[..., Server], tmp_path: Path) -> None:
+    precious, named_twice = tmp_path / "precious", tmp_path / "twice"
+    for path in (precious, named_twice):
+        path.touch(mode=0o600)
+    (tmp_path / "link.log").symlink_to(precious)
+    (tmp_path / "hard.log").hardlink_to(named_twice)
+    for name in ("link.log", "hard.log"):
+        options = ("--workers", "1", "--user", "nobody", "--log-file", str(tmp_path / name))
+        with start("echo", *options, program=PROGRAM) as server:
+            server.ask(command="reopen-logs")
+            assert server.status()["state"] == "running"
+    assert precious.stat().st_uid == named_twice.stat().st_uid == 0
+    assert precious.stat().st_size > 0
 
 
 def test_umask_and_folder_are_those_that_were_asked_for(

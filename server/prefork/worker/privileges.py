@@ -1,6 +1,7 @@
 """A worker's rights: it becomes who it is to be, proves that it has, and can gain nothing by executing a program.
 
-It owns the drop and its proof. Whom to become is said by the settings; the master stays who it is, for the next worker.
+It owns the drop and its proof, and what a worker needs to be given before. Whom to become is said by the settings; the
+master stays who it is, for the next worker.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import stat
 from typing import TYPE_CHECKING
 
 from prefork import prctl
@@ -34,6 +36,21 @@ def drop(settings: Settings) -> None:
         except _RightsLeftError as error:
             raise SettingsError([f"{asked}: {error} after the change; nothing is served so"]) from error
     prctl.gain_no_privileges()
+
+
+def give_log(settings: Settings, fd: int) -> None:
+    """As the master: let workers open the log file anew after a rotation, by making it their user's.
+
+    Only a plain file of root's with one name, which is at the path itself: whoever can write into the folder may have
+    put a link there, to any file of this machine.
+    """
+    if os.geteuid() != 0 or not settings.user or settings.log_file is None:
+        return
+    with contextlib.suppress(OSError):  # then a worker says that it cannot open it
+        opened, found = os.fstat(fd), os.lstat(settings.log_file)
+        is_there = (opened.st_dev, opened.st_ino) == (found.st_dev, found.st_ino)
+        if is_there and stat.S_ISREG(opened.st_mode) and opened.st_uid == 0 and opened.st_nlink == 1:
+            os.fchown(fd, settings.user, -1)
 
 
 class _RightsLeftError(Exception):
