@@ -149,7 +149,7 @@ def test_another_user_is_refused_even_if_the_mode_lets_him_in(start: Callable[..
             [sys.executable, "-c", code, server.control], capture_output=True, text=True, timeout=20, check=False
         )
         assert (done.stdout, done.stderr) == ("b''\n", "")
-        assert f"control socket: refused user {NOBODY}: it is neither this server's nor root" in server.log()
+        until(lambda: f"control socket: refused user {NOBODY}: it is neither this server's nor root" in server.log())
         assert server.status()["state"] == "running"
 
 
