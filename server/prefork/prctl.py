@@ -1,4 +1,4 @@
-"""Two things that Linux alone does for a family of processes: prctl(2). Elsewhere they are not done.
+"""What Linux alone does for a family of processes: prctl(2) and capget(2). Elsewhere it is not done.
 
 It owns the calls. What happens to a process afterwards is the kernel's.
 """
@@ -13,6 +13,8 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CAPABILITY_VERSION: Final = 0x20080522  # capget(2): two words of each set
 
 
 def adopt_orphans() -> bool:
@@ -27,6 +29,23 @@ def die_with_parent(parent: int) -> None:
     """
     if _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def gain_no_privileges() -> None:
+    """Let no program that this process or a child of it executes have more rights than it: PR_SET_NO_NEW_PRIVS."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def has_capabilities() -> bool:
+    """Say whether this process has a capability, or could take one that it is permitted (capabilities(7))."""
+    if not sys.platform.startswith("linux"):
+        return False
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; and the same for the upper 32
+    if ctypes.CDLL(None).capget(header, sets) != 0:
+        return True  # nobody knows, so nobody may rely on it
+    effective, permitted, _, effective_above, permitted_above, _ = sets
+    return bool(effective | permitted | effective_above | permitted_above)
 
 
 def _prctl(option: int, argument: int) -> bool:

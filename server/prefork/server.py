@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefork import __version__, adapters, environment, listener, log, services
+from prefork import __version__, adapters, cgroup, environment, listener, log, services
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
 from prefork.log import LOGGER
 from prefork.master import control, upgrade
 from prefork.master.loop import Estate, Master
 from prefork.settings import CONTROL_OFF, OWN_PORT
-from prefork.worker import boot
+from prefork.worker import boot, privileges
 from prefork.worker.post import Plan
 from prefork_wire.address import Address
 
@@ -52,6 +52,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     if settings.chdir is not None:
         os.chdir(settings.chdir)
     handler = _open_log(settings)
+    privileges.give_log(settings, handler.fd)
     plan = Plan(settings, _load_early(settings), _tls(settings))
     inherited = environment.listen_fds()
     heir = heritage.maker is not None
@@ -67,6 +68,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
             "prefork %s pid %d serves %s on %s with %s worker%s", __version__, os.getpid(), settings.target, where,
             settings.workers, "" if settings.workers.high == 1 else "s",
         )  # fmt: skip
+        _warn(settings)
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
         estate = Estate(heritage, lambda: _take_paths(listeners, dropped), write_pidfile)
@@ -111,6 +113,18 @@ def _open_log(settings: Settings) -> log.LogHandler:
         raise SettingsError([f"--log-file {settings.log_file!r}: {error.strerror}"]) from error
 
 
+def _warn(settings: Settings) -> None:
+    """Say what is allowed and yet seldom meant."""
+    if os.geteuid() == 0 and settings.user is None:
+        LOGGER.warning("the workers run as root; name a user for them by --user (root, if that is meant)")
+    wanted, limit = settings.workers.high * settings.max_rss, cgroup.memory_limit()
+    if limit is not None and wanted > limit:
+        LOGGER.warning(
+            "--max-rss: %d workers may hold %d MiB together, and the kernel kills at %d MiB, the cgroup's limit; "
+            "allow less, or fewer workers", settings.workers.high, wanted >> 20, limit >> 20,
+        )  # fmt: skip
+
+
 def _load_early(settings: Settings) -> Service | None:
     """Load what is loaded before the fork: the model's code and built-in services always, a target by `--preload`."""
     built_in = services.find(settings.target)
@@ -144,6 +158,7 @@ def _where_it_started(load: Callable[[], Settings]) -> Settings:
 
 def _replan(first: Plan, settings: Settings) -> Plan:
     """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
+    _warn(settings)
     if settings.bind != first.settings.bind:
         wanted = ", ".join(map(str, settings.bind)) or "the default"
         raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
-from prefork import environment, networks
+from prefork import cgroup, environment, networks
 from prefork.errors import SettingsError
 from prefork.log import FORMATS, LEVELS, Format, Level
 from prefork_wire.address import Address, parse_address
@@ -172,15 +172,24 @@ def _text(text: str) -> str:
     return text
 
 
+_MAX_ID: Final = (1 << 32) - 2  # the one above means "as it is" (setreuid(2))
+
+
 def _umask(text: str) -> int:
     if not re.fullmatch(r"[0-7]{1,4}", text, re.ASCII):
         raise ValueError("must be octal, such as 027")
     return int(text, 8)
 
 
+def _id(text: str) -> int:
+    if int(text) > _MAX_ID:
+        raise ValueError(f"must be a name, or a number from 0 to {_MAX_ID}")
+    return int(text)
+
+
 def _user(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return int(text)
+        return _id(text)
     try:
         return pwd.getpwnam(text).pw_uid
     except KeyError:
@@ -189,7 +198,7 @@ def _user(text: str) -> int:
 
 def _group(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return int(text)
+        return _id(text)
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
@@ -233,18 +242,6 @@ def _control(text: str) -> str:
     if len(os.fsencode(text)) > 90:  # noqa: PLR2004 - unix(7): sun_path is 108 bytes, some systems less; an heir adds to it
         raise ValueError("is too long for a unix socket: at most 90 bytes")
     return _parent_exists(text)
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, cut by the cgroup's quota (cpu.max), at least 1."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        if quota != "max":
-            count = min(count, -(-int(quota) // int(period)))
-    except (OSError, ValueError, ZeroDivisionError):
-        pass  # no cgroup v2, or not ours to read
-    return max(1, min(count, MAX_WORKERS))
 
 
 @dataclass(frozen=True)
@@ -480,7 +477,7 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
         raise SettingsError(faults)
     if settings.workers.low:
         return settings
-    cpus = usable_cpus()
+    cpus = min(cgroup.usable_cpus(), MAX_WORKERS)
     return dataclasses.replace(settings, workers=Span(cpus, cpus))
 
 
@@ -569,7 +566,19 @@ def _contradictions(settings: Settings) -> list[str]:
     others = [name for name in ("user", "group") if getattr(settings, name) not in {None, _current(name)}]
     if os.geteuid() != 0:
         faults += [f"--{name}: only root may become somebody else; start as root or drop the option" for name in others]
+    elif settings.user is not None and settings.group is None and not _has_entry(settings.user):
+        faults.append(
+            f"--user {settings.user}: is no user of this machine, so its group is not known; give --group, too"
+        )
     return faults
+
+
+def _has_entry(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _current(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Services for the server's container: one that lies, one that takes its time, and two that say who talks to whom."""
+"""Services for the server's container: one lies, one leaks, one takes its time, and two say who talks to whom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from itertools import count
 from prefork import Connection, Lines, conversation, reply
 
 EVERY = 200
+LEAK = 256 << 10
 _numbers = count(1)
+_hoard: list[bytes] = []
 
 
 @reply(Lines())
@@ -22,6 +24,13 @@ def liar(line: bytes) -> bytes:
 def me(line: bytes) -> bytes:
     """Says which worker answers, and the line."""
     return b"%d %b" % (os.getpid(), line)
+
+
+@reply(Lines())
+def leaky(line: bytes) -> bytes:
+    """An echo that never forgets: each request costs 256 KiB for good."""
+    _hoard.append(b"x" * LEAK)
+    return line
 
 
 @conversation(Lines())

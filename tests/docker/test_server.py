@@ -105,6 +105,14 @@ def test_orphans_of_others_leave_no_zombie_with_process_1(server: Project) -> No
     assert exchange(server.address("server", 7), b"and on") == b"and on"
 
 
+def test_max_rss_that_the_container_has_no_memory_for_is_a_warning(server: Project, compose: Compose) -> None:
+    assert "--max-rss" not in server.logs()
+    project = compose(ECHO_MAX_RSS="200MiB")
+    project.up("server")
+    warning = "--max-rss: 4 workers may hold 800 MiB together, and the kernel kills at 512 MiB, the cgroup's limit"
+    assert warning in project.logs()
+
+
 def test_stop_answers_what_is_in_flight_and_ends_with_0_within_its_grace(compose: Compose) -> None:
     project = compose("override.yml", TARGET="slow")
     project.up("server")

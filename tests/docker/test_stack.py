@@ -69,6 +69,17 @@ def test_process_1_has_no_capability_and_can_gain_none(stack: Project, service: 
 
 
 @EACH_SERVICE
+def test_memory_processes_and_descriptors_are_limited(stack: Project, service: str) -> None:
+    for container in stack.containers(service):
+        host = container.attrs["HostConfig"]
+        assert host["Memory"] == host["MemorySwap"] == 512 << 20
+        assert host["PidsLimit"] == 256
+    limits = stack.execute(service, "cat", "/proc/1/limits").splitlines()
+    (descriptors,) = [line.split()[3:5] for line in limits if line.startswith("Max open files")]
+    assert descriptors == ["4096", "4096"]
+
+
+@EACH_SERVICE
 def test_root_file_system_is_read_only(stack: Project, service: str) -> None:
     mounts = [line.split() for line in stack.execute(service, "cat", "/proc/mounts").splitlines()]
     (options,) = [mount[3].split(",") for mount in mounts if mount[1] == "/"]

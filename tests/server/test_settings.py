@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefork import settings
+from prefork import cgroup, settings
 from prefork.errors import SettingsError
 from prefork_wire.address import parse_address
 
@@ -28,7 +28,7 @@ def test_defaults_are_what_the_reference_shows() -> None:
         30.0,
         75.0,
     )
-    assert loaded.workers == (settings.usable_cpus(),) * 2
+    assert loaded.workers == (cgroup.usable_cpus(),) * 2
     assert loaded.workers.low >= 1
     for name, option in settings.options().items():
         value = getattr(settings.Settings(), name)

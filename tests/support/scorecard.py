@@ -31,7 +31,7 @@ FULL: Final = os.environ.get("PREFORK_SCORECARD") == "full"
 STACKS: Final = r"^(?!\d{4}-\d\d-\d\dT)"
 """What a worker that is killed leaves in the log beside its records: stacks, which are lines without a time."""
 
-_INNOCENT: Final = re.compile(r"^\S+Z (info|debug) |^    ")
+_INNOCENT: Final = re.compile(r"^\S+Z (info|debug) |^    |^\S+Z warning +the workers run as root;")
 _NAME: Final = re.compile(r"test_(?:row_(?P<row>\d+)|(?P<show>show))_(?P<fault>\w+)(?P<case>\[.*\])?")
 
 Value = float | int | str

@@ -1,4 +1,4 @@
-"""The command line beside `serve`, the log as an operator sees it, and who the workers are."""
+"""The command line beside `serve`, and the log as an operator sees it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 import prefork
 from prefork.master.signals import table
@@ -116,23 +114,6 @@ def test_usr1_reopens_the_log_file_in_master_and_workers(start: Callable[..., Se
             until(worker_writes_to_the_new_file)
             assert server.stop() == 0
         path.unlink()
-
-
-def test_workers_become_the_user_while_the_master_keeps_its_rights(
-    start: Callable[..., Server], tmp_path: Path
-) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may become somebody else")
-    tmp_path.chmod(0o755)
-    with start("echo", "--workers", "1", "--user", "65534", "--group", "65534") as server:
-        (worker,) = server.workers().values()
-        ids = [
-            line.split()[1]
-            for line in Path(f"/proc/{worker}/status").read_text().splitlines()
-            if line[:3] in {"Uid", "Gid"}
-        ]
-        assert ids == ["65534", "65534"]
-        assert exchange(server.address, b"as nobody") == b"as nobody"
 
 
 def test_pidfile_is_there_while_the_server_is(start: Callable[..., Server], tmp_path: Path) -> None:

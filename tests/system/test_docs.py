@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import inspect
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import prefork_wire
 from prefork.settings import options
 from support import clients
 from support.server import clean_environment
@@ -119,6 +121,29 @@ def exists(dotted: str) -> bool:
         module, _, attribute = dotted.rpartition(".")
         return hasattr(importlib.import_module(module), attribute)
     return True
+
+
+SECURITY = ROOT / "docs" / "security.md"
+
+
+def test_security_names_every_option_of_limits_and_edge_with_the_default_it_has() -> None:
+    shown = dict(re.findall(r"^\| `--([a-z-]+)` \| ([^|]*?) \|", SECURITY.read_text("utf-8"), re.MULTILINE))
+    real = {name.replace("_", "-"): option for name, option in options().items()}
+    assert shown == {name: real[name].default for name in shown}
+    assert {name for name, option in real.items() if option.group in {"limits", "edge"}} <= shown.keys()
+
+
+def test_security_names_bounds_that_are_those_of_the_code() -> None:
+    text = SECURITY.read_text("utf-8")
+    constants = re.findall(r"\[`(\w+)`\]\(\.\./server/(prefork/\S+)\.py\), (\d+)", text)
+    assert len(constants) > 5
+    for name, path, value in constants:
+        assert getattr(importlib.import_module(path.replace("/", ".")), name) == int(value), name
+    framings = re.findall(r"`(\w+)\(max_length=(\d+)\)`", text)
+    assert len(framings) > 4
+    for name, value in framings:
+        default = inspect.signature(getattr(prefork_wire, name)).parameters["max_length"].default
+        assert default == int(value), name
 
 
 @each_document

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from prefork.errors import ControlError
+from prefork.master.control import REPLY_PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from prefork.master.events import Events
 
     Handle = Callable[[Asker, dict[str, Any]], None]
+
+
+MOST_ASKERS: Final = 32
+"""Connections open at once; one more ends the oldest, so that nobody who holds them keeps others out."""
 
 
 class Audience:
@@ -43,7 +49,7 @@ class Commands:
         self._socket = socket
         self._events = events
         self._handle = handle
-        self._askers: set[Asker] = set()
+        self._askers: dict[Asker, None] = {}  # the oldest first
         if socket is not None:
             events.on(socket, self._on_socket)
 
@@ -65,8 +71,9 @@ class Commands:
         """Close the socket and everybody's connection; whoever has asked already is answered first."""
         while self._admit():
             pass
+        deadline = time.monotonic() + REPLY_PATIENCE  # for all together
         for asker in tuple(self._askers):
-            if asker.wait():
+            if asker.wait(deadline):
                 self._on_asker(asker)
         for asker in tuple(self._askers):
             self._dismiss(asker)
@@ -82,7 +89,9 @@ class Commands:
         asker = self._socket.accept() if self._socket is not None else None
         if asker is None:
             return False
-        self._askers.add(asker)
+        if len(self._askers) >= MOST_ASKERS:
+            self._dismiss(next(iter(self._askers)))
+        self._askers[asker] = None
         self._events.on(asker, lambda: self._on_asker(asker))
         return True
 
@@ -96,5 +105,5 @@ class Commands:
             self._dismiss(asker)
 
     def _dismiss(self, asker: Asker) -> None:
-        self._askers.discard(asker)
+        self._askers.pop(asker, None)
         self._events.drop(asker)

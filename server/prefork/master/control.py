@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork import environment
 from prefork.errors import AddressError, ControlError
+from prefork.log import LOGGER, fields
+from prefork.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MAX_REQUEST: Final = 4096
 REPLY_PATIENCE: Final = 0.5
 """Seconds the master waits at most for a peer to take its answer: it fits the socket's buffer, so none are the rule."""
+
+_NO_REQUEST: Final = "not a request: one JSON object in one line is expected"
 
 
 class Asker:
@@ -57,30 +61,33 @@ class Asker:
         line, newline, _ = self._received.partition(b"\n")
         if not newline:
             if not data or len(self._received) >= MAX_REQUEST:
-                raise ControlError("not a request: one JSON object in one line is expected")
+                raise ControlError(_NO_REQUEST)
             return None
         self._received = b""
         self._asked = True
         try:
             request = json.loads(line)
-        except ValueError as error:
-            raise ControlError("not a request: one JSON object in one line is expected") from error
+        except (ValueError, RecursionError) as error:  # a thousand brackets are JSON, and too much for its parser
+            raise ControlError(_NO_REQUEST) from error
         if not isinstance(request, dict):
-            raise ControlError("not a request: one JSON object in one line is expected")
+            raise ControlError(_NO_REQUEST)
         return request
 
-    def wait(self) -> bool:
-        """Wait a moment for a request of somebody who has connected and may not have sent it yet."""
+    def wait(self, deadline: float) -> bool:
+        """Wait until `deadline` for a request of somebody who has connected and may not have sent it yet."""
         if self._asked:
             return False
-        return bool(select.select([self._socket], [], [], REPLY_PATIENCE)[0])
+        return bool(select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0])
 
     def answer(self, **reply: object) -> None:
-        """Send one answer; a peer that is gone or does not read is left alone."""
-        with contextlib.suppress(OSError):
+        """Send one answer; to a peer that does not read it, it is the last: what comes next is its end of file."""
+        try:
             self._socket.settimeout(REPLY_PATIENCE)
             self._socket.sendall(json.dumps(reply).encode() + b"\n")
             self._socket.setblocking(False)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""
@@ -97,6 +104,7 @@ class ControlSocket:
             AddressError: another server answers there, or the path cannot be made.
         """
         self.path = path
+        self._throttle = Throttle()
         self._bound = _heirs(path, os.getpid()) if heir else path
         if not heir and _is_answered(path):
             raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
@@ -135,9 +143,15 @@ class ControlSocket:
             sock, _ = self._socket.accept()
         except OSError:
             return None
-        if _peer_uid(sock) in {0, os.geteuid(), None}:
+        uid = _peer_uid(sock)
+        if uid in {0, os.geteuid(), None}:
             return Asker(sock)
         sock.close()
+        if (left_out := self._throttle.left_out("user")) is not None:
+            more = {"left_out": left_out} if left_out else {}
+            LOGGER.warning(
+                "control socket: refused user %d: it is neither this server's nor root", uid, extra=fields(**more)
+            )
         return None
 
     def close(self) -> None:
@@ -188,9 +202,10 @@ def default_path() -> str:
         OSError: there is no folder to be had.
     """
     folder = _folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.geteuid():
-        raise PermissionError(13, f"{folder} belongs to somebody else")
+    for one in (folder.parent, folder):  # whoever has the upper one may put another in the place of the lower one
+        one.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if one.stat().st_uid not in {0, os.geteuid()}:
+            raise PermissionError(13, f"{one} belongs to somebody else")
     return str(folder / f"{os.getpid()}.sock")
 
 

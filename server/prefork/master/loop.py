@@ -31,7 +31,7 @@ from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
 from prefork.sources import Sources
-from prefork.worker import boot
+from prefork.worker import boot, privileges
 from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Plan, Post
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class Master:
             case {"command": "stop", **rest}:
                 self.stop(now=bool(rest.get("now")))
                 asker.answer(ok=True)
-            case {"command": "scale", "workers": int(count)} if 1 <= count <= MAX_WORKERS:
+            case {"command": "scale", "workers": int(count)} if count is not True and 1 <= count <= MAX_WORKERS:
                 self.scale(count)
                 asker.answer(ok=True, workers=count)
             case {"command": "scale"}:
@@ -383,6 +383,7 @@ class Master:
         """Reopen the log file, here and in every worker."""
         try:
             self._log.reopen()
+            privileges.give_log(self._plan.settings, self._log.fd)
         except OSError as error:
             LOGGER.error("cannot reopen the log: %s", error.strerror)
         for worker in self._pool:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import importlib
-import os
-import pwd
 import resource
 from typing import TYPE_CHECKING, Final
 
 from prefork import adapters, prctl
-from prefork.errors import TargetError
+from prefork.errors import PreforkError, TargetError
 from prefork.log import LOGGER
 from prefork.settings import DESCRIPTORS_KEPT
+from prefork.worker import privileges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +35,8 @@ def run(post: Post) -> int:
     # from here on ABRT, the master's word for "you hang", leaves the stacks of all threads for the log
     faulthandler.enable(post.stacks or post.log.fd, all_threads=True)
     try:
-        _become(post.settings)
+        _raise_limits(post.settings)
+        privileges.drop(post.settings)
         # a worker that is still importing its target cannot read its channel: the kernel tells it
         prctl.die_with_parent(post.master)
         service = post.plan.service or adapters.load(post.settings.target, post.settings.adapter)
@@ -46,7 +46,7 @@ def run(post: Post) -> int:
         # each worker loads its own model alone
         module = "listening" if service.kind == "listening" else _MODULES[model]
         importlib.import_module(f"prefork.worker.{module}").serve(post, service)
-    except TargetError as error:
+    except PreforkError as error:
         post.say_failed(str(error), error.__cause__)
         return NEVER_READY
     return LEFT
@@ -60,30 +60,11 @@ def load_model(model: Model) -> None:
             importlib.import_module("uvloop")
 
 
-def _become(settings: Settings) -> None:
+def _raise_limits(settings: Settings) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.max_connections + DESCRIPTORS_KEPT
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if os.geteuid() == 0 and (settings.user is not None or settings.group is not None):
-        _drop_privileges(settings.user, settings.group)
-
-
-def _drop_privileges(user: int | None, group: int | None) -> None:
-    """Become `user` and `group`, groups first: afterwards there is no right left to do it."""
-    entry = None
-    with contextlib.suppress(KeyError):
-        entry = pwd.getpwuid(user) if user is not None else None
-    if group is None and entry is not None:
-        group = entry.pw_gid
-    if group is not None:
-        if entry is not None:
-            os.initgroups(entry.pw_name, group)
-        else:
-            os.setgroups([])
-        os.setgid(group)
-    if user is not None:
-        os.setuid(user)
 
 
 @contextlib.contextmanager
