@@ -35,38 +35,46 @@ class Asker:
         sock.setblocking(False)
         self._socket = sock
         self._received = b""
-        self._asked = False
+        self._asked = self._ended = False
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
         return self._socket.fileno()
 
-    def read(self) -> dict[str, Any] | None:
-        """Return the request once its line is complete, None while it is not.
+    def feed(self) -> None:
+        """Receive what has come.
 
         Raises:
-            ControlError: the peer has closed, or what it said is no request.
+            ControlError: the peer is gone.
         """
         try:
             data = self._socket.recv(MAX_REQUEST)
         except BlockingIOError:
-            return None
+            return
         except OSError as error:
             raise ControlError("the peer is gone") from error
         self._received += data
-        line, newline, _ = self._received.partition(b"\n")
-        if not newline:
-            if not data or len(self._received) >= MAX_REQUEST:
-                raise ControlError("not a request: one JSON object in one line is expected")
+        self._ended = not data
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the next request whose line is complete, None while there is none.
+
+        Raises:
+            ControlError: the peer has closed, or what it said is no request.
+        """
+        end = self._received.find(b"\n", 0, MAX_REQUEST)
+        if end < 0:
+            if self._ended or len(self._received) >= MAX_REQUEST:
+                raise _no_request()
             return None
-        self._received = b""
+        line, self._received = self._received[:end], self._received[end + 1 :]
         self._asked = True
         try:
             request = json.loads(line)
-        except ValueError as error:
-            raise ControlError("not a request: one JSON object in one line is expected") from error
+        except (ValueError, RecursionError) as error:  # a line has room for a few thousand levels
+            raise _no_request() from error
         if not isinstance(request, dict):
-            raise ControlError("not a request: one JSON object in one line is expected")
+            raise _no_request()
         return request
 
     def wait(self) -> bool:
@@ -85,6 +93,10 @@ class Asker:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+
+def _no_request() -> ControlError:
+    return ControlError(f"not a request: one JSON object in a line of less than {MAX_REQUEST} bytes is expected")
 
 
 class ControlSocket:
