@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prefork_wire import Decoder, Framing
 
-LONGEST: Final = 1000
+LONGEST: Final = 400
 LIMIT: Final = 16
 FRAMINGS: Final[tuple[tuple[Framing, int], ...]] = (
     (Lines(LIMIT), LIMIT + 1),
