@@ -551,7 +551,8 @@ def _read_file(config: str | None, faults: list[str]) -> _Given:
         faults.append(f"--config {str(path)!r}: {error.strerror}")
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() says, and arrays in arrays
         if not tables:  # somebody else's broken file is not for us to complain of
-            faults.append(f"{path}: not TOML: {error}")
+            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            faults.append(f"{path}: not TOML: {why}")
     for key in tables:
         table = table.get(key, {}) if isinstance(table, dict) else {}
     if not isinstance(table, dict):

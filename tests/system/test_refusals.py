@@ -189,6 +189,7 @@ def test_control_socket_is_for_its_user_alone_and_survives_nonsense(start: Calla
             b'{"command": "explode"}\n',
             b'{"command": "scale", "workers": 0}\n',
             b"x" * 9000,
+            b"[" * 4000 + b"\n",
         ):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(5)
