@@ -256,10 +256,17 @@ def conversation(path: str, timeout: float, **request: object) -> Generator[dict
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 for line in lines:
-                    yield json.loads(line)
+                    yield _reply(line)
                     sock.settimeout(max(0.01, deadline - time.monotonic()))
     except TimeoutError as error:
         raise ControlError(f"the server at {path} did not answer within {timeout:g} s") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "the answer was no JSON"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "the answer was no JSON object"
         raise ControlError(f"no server answers at {path}: {reason}") from error
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    reply = json.loads(line)
+    if not isinstance(reply, dict):
+        raise ValueError  # noqa: TRY004 - as what is no JSON at all
+    return reply
