@@ -33,9 +33,10 @@ class Figures(NamedTuple):
 
 
 def main() -> int:
-    """Run, print the table, and return 1 if anything was found."""
+    """Run, print the table, and return 1 if anything was found or a target did not run."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help=f"of {', '.join(TARGETS)}; all by default")
+    one_of = f"of {', '.join(TARGETS)}; all by default"
+    parser.add_argument("targets", metavar="TARGET", nargs="*", choices=[*TARGETS, []], help=one_of)
     parser.add_argument("--seconds", type=int, default=600, help="how long, all targets at once (default 600)")
     parser.add_argument("--reports", type=Path, default=Path("reports") / "fuzz", help="for corpora and logs")
     asked = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> int:
         for process in running.values():
             process.kill()
     _print(found, asked.reports, time.monotonic() - began)
-    return int(any(one.ended for one in found.values()))
+    return int(any(one.ended or not one.executions for one in found.values()))
 
 
 def _start(target: str, seconds: int, folder: Path) -> subprocess.Popen[bytes]:
