@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
+FUZZ_VENV := .venv-fuzz
+FUZZ_READY := $(FUZZ_VENV)/.ready
+FUZZ_SECONDS ?= 600
 BENCH_PACKAGES := gcc libc6-dev redis-tools golang-go libnet-server-perl ruby ruby-serverengine ruby-cool.io apache2
 SOURCES := client server loadtest tests examples docs bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test scorecard chaos bench bench-peers check format coverage up down lock clean
+.PHONY: help demo test scorecard chaos fuzz bench bench-peers check format coverage up down lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +37,14 @@ scorecard: $(READY) ## the reliability table: each row as a test, with its figur
 
 chaos: $(READY) ## ten minutes of reloads, upgrades, stops and kills under load that checks every answer
 	$(BIN)/prefork-loadtest chaos echo --workers 4 --seed 1 --duration 600 --report reports/chaos
+
+fuzz: $(FUZZ_READY) ## what strangers may send, under a coverage-guided fuzzer for FUZZ_SECONDS; ARGS="control" for one
+	PYTHONPATH=tests:client:server $(FUZZ_VENV)/bin/python -m fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+$(FUZZ_READY): requirements/fuzz.txt
+	@$(PYTHON) -m venv $(FUZZ_VENV)
+	@$(FUZZ_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@touch $@
 
 bench: $(READY) ## what prefork costs, beside C and its peers, into docs/benchmarks; ARGS=--quick for a look
 	$(BIN)/python -m bench $(ARGS)
@@ -70,9 +81,9 @@ down: ## and down again
 
 lock: $(READY) ## lock the versions anew
 	$(BIN)/pip install --quiet uv
-	for name in build server loadtest dev bench; do \
+	for name in build server loadtest dev bench fuzz; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    requirements/$$name.in -o requirements/$$name.txt; done
 
 clean: ## remove what was made
-	rm -rf $(VENV) $(BENCH_VENV) reports build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(BENCH_VENV) $(FUZZ_VENV) reports build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -9,6 +9,7 @@ from typing import Literal
 
 _FORMS = "HOST:PORT, [IPV6]:PORT, :PORT, unix:/PATH or fd://N"
 _MAX_PORT = 65535
+_MAX_SHOWN = 80  # characters of an address in a refusal
 _HOST = re.compile(r"[\w.-]*")
 # The shape only; whether the digits make an address is for whoever resolves it. RFC 4007 adds the zone after %.
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[\w.-]+)?")
@@ -107,4 +108,5 @@ def _port(text: str, port: str) -> int | str:
 
 
 def _refusal(text: str, cure: str) -> ValueError:
-    return ValueError(f"address {text!r} {cure}")
+    shown = text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+    return ValueError(f"address {shown!r} {cure}")

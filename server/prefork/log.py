@@ -35,18 +35,18 @@ def fields(**values: object) -> dict[str, dict[str, object]]:
 
 
 def escape(text: str, limit: int = MAX_FIELD) -> str:
-    r"""Return `text` cut to `limit` characters, with every control and undecodable character written as `\x..`."""
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text)
+    r"""Return `text` with every control and undecodable character written as `\x..`, cut to `limit` characters."""
+    cut = len(text) > limit
+    text = text[:limit]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text)
+    return text[: limit - 1] + "…" if cut or len(text) > limit else text
 
 
-def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """Return the traceback of a record, or the stacks given to it as `extra={"trace": ...}`."""
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """Return the lines of a record's traceback, or of the stacks given to it as `extra={"trace": ...}`, escaped."""
     text = formatter.formatException(record.exc_info) if record.exc_info else str(getattr(record, "trace", ""))
-    return text[-MAX_TRACEBACK:]
+    return [escape(line, MAX_MESSAGE) for line in text[-MAX_TRACEBACK:].splitlines()]
 
 
 class _TextFormatter(logging.Formatter):
@@ -59,7 +59,7 @@ class _TextFormatter(logging.Formatter):
             shown = escape(str(value))
             line += f" {name}={json.dumps(shown, ensure_ascii=False) if ' ' in shown or not shown else shown}"
         # a traceback is many lines by nature; each is escaped on its own, so none can pass for a record
-        return line + "".join(f"\n    {escape(part, MAX_MESSAGE)}" for part in _trace(self, record).splitlines())
+        return line + "".join(f"\n    {part}" for part in _trace(self, record))
 
 
 class _JsonFormatter(logging.Formatter):
@@ -74,7 +74,7 @@ class _JsonFormatter(logging.Formatter):
         for name, value in getattr(record, "fields", {}).items():
             entry[name] = value if isinstance(value, int | float | bool | None) else escape(str(value))
         if trace := _trace(self, record):
-            entry["traceback"] = trace
+            entry["traceback"] = "\n".join(trace)
         return json.dumps(entry, ensure_ascii=False)
 
 

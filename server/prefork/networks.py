@@ -41,7 +41,7 @@ def ip_of(host: str) -> Ip | None:
         if ":" not in host:
             return Ip(V4, int.from_bytes(socket.inet_pton(socket.AF_INET, host), "big"))
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL, or what no encoding has
         return None
     if packed.startswith(_MAPPED):
         return Ip(V4, int.from_bytes(packed[12:], "big"))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from prefork import cgroup, environment, networks
 from prefork.errors import SettingsError
-from prefork.log import FORMATS, LEVELS, Format, Level
+from prefork.log import FORMATS, LEVELS, Format, Level, escape
 from prefork_wire.address import Address, parse_address
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ DESCRIPTORS_KEPT: Final = 64
 """Descriptors a worker needs beside its connections: listeners, log, event loop, pipes, what the service opens."""
 
 CONTROL_OFF: Final = "off"
+
+_MAX_ID: Final = (1 << 32) - 2
+"""The greatest user or group; setuid(2) takes the number above it for "leave it"."""
+
+MAX_FAULT: Final = 500
+"""Characters of a fault, whatever the value in it."""
+
+MAX_SHOWN: Final = 80
+"""Characters of a value in a fault."""
 
 OWN_PORT: Final = ""
 """In place of a port: the one that the services database gives the service."""
@@ -168,11 +177,8 @@ def _switch(text: str) -> bool:
 
 def _text(text: str) -> str:
     if not text or "\0" in text:
-        raise ValueError("must not be empty")
+        raise ValueError("must not have a NUL in it" if text else "must not be empty")
     return text
-
-
-_MAX_ID: Final = (1 << 32) - 2  # the one above means "as it is" (setreuid(2))
 
 
 def _umask(text: str) -> int:
@@ -181,34 +187,35 @@ def _umask(text: str) -> int:
     return int(text, 8)
 
 
-def _id(text: str) -> int:
-    if int(text) > _MAX_ID:
-        raise ValueError(f"must be a name, or a number from 0 to {_MAX_ID}")
-    return int(text)
-
-
 def _user(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return _id(text)
+        return _whole(0, _MAX_ID)(text)
     try:
         return pwd.getpwnam(text).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: no text of the operating system's
         raise ValueError("is no user of this machine; name one, or give its number") from None
 
 
 def _group(text: str) -> int:
     if text.isascii() and text.isdigit():
-        return _id(text)
+        return _whole(0, _MAX_ID)(text)
     try:
         return grp.getgrnam(text).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise ValueError("is no group of this machine; name one, or give its number") from None
 
 
 def _folder(text: str) -> str:
-    if not Path(text).is_dir():
+    if not _is_folder(Path(text)):
         raise ValueError("is no folder")
     return text
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long, or a folder above it that is closed to us
+        return False
 
 
 def _path(text: str) -> str:
@@ -229,9 +236,9 @@ def _trusted(text: str) -> networks.Network:
 
 def _parent_exists(text: str) -> str:
     path = Path(_text(text))
-    if not path.absolute().parent.is_dir():
+    if not _is_folder(path.absolute().parent):
         raise ValueError(f"cannot be made: the folder {path.absolute().parent} does not exist")
-    if path.is_dir():
+    if _is_folder(path):
         raise ValueError("is a folder; name a file in it")
     return str(path.absolute())  # as it was meant where it was typed, whatever --chdir says
 
@@ -474,11 +481,15 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
     settings = Settings(**values)
     faults += _contradictions(settings)
     if faults:
-        raise SettingsError(faults)
+        raise SettingsError([escape(fault, MAX_FAULT) for fault in faults])
     if settings.workers.low:
         return settings
     cpus = min(cgroup.usable_cpus(), MAX_WORKERS)
     return dataclasses.replace(settings, workers=Span(cpus, cpus))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…")
 
 
 def _merge(sources: Sequence[_Given], faults: list[str]) -> dict[str, Any]:
@@ -509,7 +520,7 @@ def _take(
         try:
             parsed.append(option.parse(text))
         except ValueError as error:
-            faults.append(f"{source.name(name)} {text!r}: {error}")
+            faults.append(f"{source.name(name)} {_shown(text)}: {error}")
     if parsed:
         values[name] = tuple(parsed) if option.many else parsed[0]
 
@@ -521,27 +532,46 @@ def _read_file(config: str | None, faults: list[str]) -> _Given:
         path, tables = Path("pyproject.toml"), ("tool", "prefork")
         if not path.exists():
             return _Given({}, str)
+    table: Any = {}
     try:
-        table: Any = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         faults.append(f"--config {str(path)!r}: {error.strerror}")
-        return _Given({}, str)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        if tables:  # somebody else's broken file is not for us to complain of
-            return _Given({}, str)
-        faults.append(f"{path}: not TOML: {error}")
-        return _Given({}, str)
+    except (ValueError, RecursionError) as error:  # tomllib lets through what int() says, and arrays in arrays
+        if not tables:  # somebody else's broken file is not for us to complain of
+            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            faults.append(f"{path}: not TOML: {why}")
     for key in tables:
-        table = table.get(key, {})
-    values: dict[str, list[str]] = {}
-    for key, value in table.items():
-        items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in items):
-            faults.append(f"{path}: {key}: must be a text, a number, true or false, or a list of those")
-            continue
-        texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
-        values[key.replace("-", "_")] = texts or [""]
-    return _Given(values, lambda name: f"{path}: {name.replace('_', '-')}", strict=True)
+        table = table.get(key, {}) if isinstance(table, dict) else {}
+    if not isinstance(table, dict):
+        faults.append(f"{path}: tool.prefork: must be a table")
+        table = {}
+    values = {key.replace("-", "_"): _texts(f"{path}: {key}", value, faults) for key, value in table.items()}
+    return _Given(
+        {key: texts for key, texts in values.items() if texts},
+        lambda name: f"{path}: {name.replace('_', '-')}",
+        strict=True,
+    )
+
+
+def _texts(name: str, value: object, faults: list[str]) -> list[str]:
+    """Return what a value in a file would be on a command line; none for what could not stand there."""
+    items = value if isinstance(value, list) else [value]
+    try:
+        texts = [_as_text(item) for item in items]
+    except ValueError as error:
+        faults.append(f"{name}: {error}")
+        return []
+    return texts or [""]
+
+
+def _as_text(item: object) -> str:
+    if not isinstance(item, str | int | float):
+        raise ValueError("must be a text, a number, true or false, or a list of those")  # noqa: TRY004 - as all parsers
+    try:
+        return str(item).lower() if isinstance(item, bool) else str(item)
+    except ValueError:  # sys.set_int_max_str_digits
+        raise ValueError("must be a number that can be written down") from None
 
 
 def _contradictions(settings: Settings) -> list[str]:

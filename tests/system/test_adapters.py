@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -56,6 +58,17 @@ STREAMS = """
                 raise ValueError("as asked")
             writer.write(data)
             await writer.drain()
+"""
+WHO = """
+    import asyncio, os, pathlib
+
+    class service(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            pathlib.Path("new").write_text(repr(self.transport.get_extra_info("peername")))
+            os.rename("new", "seen")
 """
 HANDLER = """
     import socketserver
@@ -309,6 +322,22 @@ def test_connections_beyond_the_limit_wait_in_the_queue(start: Start, module: Mo
 
 
 # Drain. ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [[], ["--deny", "192.0.2.0/24"]], ids=["alone", "behind a rule"])
+def test_address_of_a_peer_that_has_left_is_known(
+    start: Start, module: Module, tmp_path: Path, rule: list[str]
+) -> None:
+    with start(module(WHO), "--workers", "1", *rule) as server:
+        (worker,) = server.workers().values()
+        os.kill(worker, signal.SIGSTOP)
+        with server.connect() as sock:
+            address = sock.getsockname()
+            sock.sendall(b"who?")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        os.kill(worker, signal.SIGCONT)
+        until((tmp_path / "seen").exists)
+        assert (tmp_path / "seen").read_text() == repr(address)
 
 
 @each_echo

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,6 +191,7 @@ def test_control_socket_is_for_its_user_alone_and_survives_nonsense(start: Calla
             b'{"command": "explode"}\n',
             b'{"command": "scale", "workers": 0}\n',
             b"x" * 9000,
+            b"[" * 4000 + b"\n",
         ):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(5)
@@ -206,3 +208,22 @@ def test_commands_say_when_no_server_answers(tmp_path: Path) -> None:
         assert line == f"prefork: no server answers at {path}: No such file or directory"
     (line,) = refused(1, "status", cwd=tmp_path, XDG_RUNTIME_DIR=str(tmp_path))
     assert line == f"prefork: no server was found in {tmp_path}/prefork; name its socket by --control PATH"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"5\n", b"nonsense\n", b"\xff\n", b"[" * 4000 + b"\n"], ids=["5", "words", "no text", "deep"]
+)
+def test_nonsense_that_answers_on_the_control_socket_is_told_in_one_line(tmp_path: Path, answer: bytes) -> None:
+    path = str(tmp_path / "strange.sock")
+    with socket.create_server(path, family=socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as strange:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(1000)
+                sock.sendall(answer)
+
+        served = strange.submit(serve)
+        (line,) = refused(1, "status", "--control", path, cwd=tmp_path)
+        served.result(10)
+    assert line == f"prefork: no server answers at {path}: the answer was no JSON object"

@@ -174,6 +174,31 @@ def test_worker_stuck_in_boot_is_killed_and_the_cold_server_gives_up(
         assert "app.py" in log
 
 
+GOSSIP = """
+    import os, pathlib, socket
+
+    for fd in pathlib.Path("/proc/self/fd").iterdir():
+        try:
+            with socket.socket(fileno=os.dup(int(fd.name))) as sock:
+                if sock.family == socket.AF_UNIX:
+                    sock.send(b"failed {}\\n")
+        except OSError:
+            pass
+    raise SystemExit("that was all")
+"""
+
+
+@pytest.mark.parametrize(
+    "said", ["[" * 4000, "7", "[7]", "[[], {}]", "\\xff"], ids=["deep", "7", "[7]", "[[], {}]", "no text"]
+)
+def test_nonsense_that_a_worker_says_of_its_failure_never_harms_the_master(
+    start: Callable[..., Server], module: Callable[..., str], said: str
+) -> None:
+    with start(module(GOSSIP.replace("{}", said, 1)), "--workers", "1", wait_for="") as server:
+        assert server.process.wait(20) == 3
+        assert "Traceback" not in server.log()
+
+
 def test_worker_that_dies_silently_in_boot_is_tried_again_slower_each_time_then_given_up(
     start: Callable[..., Server], module: Callable[..., str]
 ) -> None:

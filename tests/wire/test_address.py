@@ -79,7 +79,7 @@ def test_a_bad_address_is_one_line_with_the_value_and_the_cure(text: str, cure: 
     with pytest.raises(ValueError, match=cure) as refused:
         parse_address(text)
     message = str(refused.value)
-    assert repr(text) in message
+    assert repr(text)[:60] in message  # of a long one, the beginning
     assert "\n" not in message
 
 

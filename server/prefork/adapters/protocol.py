@@ -66,6 +66,11 @@ class ProtocolLink(Link):
         """
         self.limits = self.limits.changed(idle, None, write)
 
+    @property
+    def accepted_from(self) -> object:
+        """The address that accept(2) gave: it is known even if the peer has left before anybody looked."""
+        return getattr(self._address, "address", self._address)
+
     def count_request(self) -> None:
         """Count one request: only the protocol knows what that is."""
         self._hub.cells[_REQUESTS] += 1
@@ -271,7 +276,12 @@ class Outward(asyncio.Transport):
         """Return what the real transport says of itself; under "prefork", the link. Addresses are the client's."""
         if self._link.proxied is not None and name in {"peername", "sockname"}:
             return self._link.proxied.source if name == "peername" else self._link.proxied.destination
-        return self._link if name == "prefork" else self._link.transport.get_extra_info(name, default)
+        if name == "prefork":
+            return self._link
+        said = self._link.transport.get_extra_info(name)
+        if said is None and name == "peername":  # it has left already, and few handlers reckon with None
+            return self._link.accepted_from
+        return default if said is None else said
 
     def is_closing(self) -> bool:
         """Say whether nothing more can be sent."""

@@ -1,20 +1,79 @@
-"""The control socket in the master's loop: who has asked for what, and who still waits for an answer."""
+"""The control socket in the master's loop: who has asked for what, and who still waits for an answer.
+
+It owns which commands there are and how each is answered; what a command does is the server's. Nothing that is said
+here ends the master: it is obeyed, or refused in one line.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.errors import ControlError
 from prefork.master.control import REPLY_PATIENCE
+from prefork.settings import MAX_WORKERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from prefork.master.control import Asker, ControlSocket
     from prefork.master.events import Events
 
-    Handle = Callable[[Asker, dict[str, Any]], None]
+
+class Commanded(Protocol):
+    """A server as its commands see it: the master."""
+
+    def status(self) -> dict[str, Any]:
+        """Return what `prefork status --json` prints."""
+        ...
+
+    def stop(self, *, now: bool) -> None:
+        """Stop, gracefully or now."""
+        ...
+
+    def scale(self, workers: int) -> None:
+        """Set how many workers there should be."""
+        ...
+
+    def reopen_logs(self) -> None:
+        """Reopen the log file."""
+        ...
+
+    def reload(self, asker: Asker | None) -> None:
+        """Try a new generation; answers by itself, now or later."""
+        ...
+
+    def upgrade(self, asker: Asker | None) -> None:
+        """Try a new master; answers by itself, now or later."""
+        ...
+
+
+def obey(server: Commanded, asker: Asker, request: dict[str, Any]) -> None:
+    """Do what is asked and answer.
+
+    Raises:
+        ControlError: there is no such command, or not with these values.
+    """
+    match request:
+        case {"command": "status"}:
+            asker.answer(**server.status())
+        case {"command": "stop", **rest}:
+            server.stop(now=bool(rest.get("now")))
+            asker.answer(ok=True)
+        case {"command": "scale", "workers": int(count)} if 1 <= count <= MAX_WORKERS and count is not True:
+            server.scale(count)
+            asker.answer(ok=True, workers=count)
+        case {"command": "scale"}:
+            raise ControlError(f"scale: give a number of workers from 1 to {MAX_WORKERS}")
+        case {"command": "reopen-logs"}:
+            server.reopen_logs()
+            asker.answer(ok=True)
+        case {"command": "reload"}:
+            server.reload(asker)
+        case {"command": "upgrade"}:
+            server.upgrade(asker)
+        case {"command": str(name)}:
+            raise ControlError(f"unknown command {name[:40]!r}")
+        case _:
+            raise ControlError('not a request: there is no name in its "command"')
 
 
 MOST_ASKERS: Final = 32
@@ -40,15 +99,12 @@ class Audience:
 
 
 class Commands:
-    """Accepts on the control socket and gives each request to `handle`, which answers now or later.
+    """Accepts on the control socket, and lets `server` obey each request."""
 
-    `handle` may raise `ControlError`: it becomes the answer.
-    """
-
-    def __init__(self, socket: ControlSocket | None, events: Events, handle: Handle) -> None:
+    def __init__(self, socket: ControlSocket | None, events: Events, server: Commanded) -> None:
         self._socket = socket
         self._events = events
-        self._handle = handle
+        self._server = server
         self._askers: dict[Asker, None] = {}  # the oldest first
         if socket is not None:
             events.on(socket, self._on_socket)
@@ -97,9 +153,9 @@ class Commands:
 
     def _on_asker(self, asker: Asker) -> None:
         try:
-            request = asker.read()
-            if request is not None:
-                self._handle(asker, request)
+            asker.feed()
+            while (request := asker.take()) is not None:
+                obey(self._server, asker, request)
         except ControlError as error:
             asker.answer(error=str(error))
             self._dismiss(asker)

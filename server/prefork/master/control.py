@@ -29,8 +29,6 @@ MAX_REQUEST: Final = 4096
 REPLY_PATIENCE: Final = 0.5
 """Seconds the master waits at most for a peer to take its answer: it fits the socket's buffer, so none are the rule."""
 
-_NO_REQUEST: Final = "not a request: one JSON object in one line is expected"
-
 
 class Asker:
     """One open control connection in the master."""
@@ -39,38 +37,46 @@ class Asker:
         sock.setblocking(False)
         self._socket = sock
         self._received = b""
-        self._asked = False
+        self._asked = self._ended = False
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
         return self._socket.fileno()
 
-    def read(self) -> dict[str, Any] | None:
-        """Return the request once its line is complete, None while it is not.
+    def feed(self) -> None:
+        """Receive what has come.
 
         Raises:
-            ControlError: the peer has closed, or what it said is no request.
+            ControlError: the peer is gone.
         """
         try:
             data = self._socket.recv(MAX_REQUEST)
         except BlockingIOError:
-            return None
+            return
         except OSError as error:
             raise ControlError("the peer is gone") from error
         self._received += data
-        line, newline, _ = self._received.partition(b"\n")
-        if not newline:
-            if not data or len(self._received) >= MAX_REQUEST:
-                raise ControlError(_NO_REQUEST)
+        self._ended = not data
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the next request whose line is complete, None while there is none.
+
+        Raises:
+            ControlError: the peer has closed, or what it said is no request.
+        """
+        end = self._received.find(b"\n", 0, MAX_REQUEST)
+        if end < 0:
+            if self._ended or len(self._received) >= MAX_REQUEST:
+                raise _no_request()
             return None
-        self._received = b""
+        line, self._received = self._received[:end], self._received[end + 1 :]
         self._asked = True
         try:
             request = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a thousand brackets are JSON, and too much for its parser
-            raise ControlError(_NO_REQUEST) from error
+        except (ValueError, RecursionError) as error:  # a line has room for a few thousand levels
+            raise _no_request() from error
         if not isinstance(request, dict):
-            raise ControlError(_NO_REQUEST)
+            raise _no_request()
         return request
 
     def wait(self, deadline: float) -> bool:
@@ -92,6 +98,10 @@ class Asker:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+
+def _no_request() -> ControlError:
+    return ControlError(f"not a request: one JSON object in a line of less than {MAX_REQUEST} bytes is expected")
 
 
 class ControlSocket:
@@ -259,10 +269,17 @@ def conversation(path: str, timeout: float, **request: object) -> Generator[dict
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 for line in lines:
-                    yield json.loads(line)
+                    yield _reply(line)
                     sock.settimeout(max(0.01, deadline - time.monotonic()))
     except TimeoutError as error:
         raise ControlError(f"the server at {path} did not answer within {timeout:g} s") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "the answer was no JSON"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "the answer was no JSON object"
         raise ControlError(f"no server answers at {path}: {reason}") from error
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    reply = json.loads(line)
+    if not isinstance(reply, dict):
+        raise ValueError  # noqa: TRY004 - as what is no JSON at all
+    return reply

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 
 from prefork import __version__
-from prefork.errors import ControlError, PreforkError
+from prefork.errors import PreforkError
 from prefork.log import LOGGER, MAX_TRACEBACK
 from prefork.master import policy, process, status
 from prefork.master.commands import Audience, Commands
@@ -86,7 +86,7 @@ class Master:
         self._signals = SignalWatch(SIGNALS)
         self._events = Events()
         self._notifier = Notifier()
-        self._commands = Commands(control, self._events, self._command)
+        self._commands = Commands(control, self._events, self)
         self._estate = estate
         court = Court(
             serve=self._take_over,
@@ -317,32 +317,10 @@ class Master:
     def _on_failed(self, worker: Worker, told: bytes) -> None:
         try:
             why, trace = map(str, json.loads(told))
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             why, trace = "the worker said something unknown", ""
         if self._pool.never_ready(worker, why, hopeless=True):  # once, for the target's author
             LOGGER.debug("%s could not be made ready", worker, extra={"trace": trace})
-
-    def _command(self, asker: Asker, request: dict[str, Any]) -> None:
-        match request:
-            case {"command": "status"}:
-                asker.answer(**self.status())
-            case {"command": "stop", **rest}:
-                self.stop(now=bool(rest.get("now")))
-                asker.answer(ok=True)
-            case {"command": "scale", "workers": int(count)} if count is not True and 1 <= count <= MAX_WORKERS:
-                self.scale(count)
-                asker.answer(ok=True, workers=count)
-            case {"command": "scale"}:
-                raise ControlError(f"scale: give a number of workers from 1 to {MAX_WORKERS}")
-            case {"command": "reopen-logs"}:
-                self.reopen_logs()
-                asker.answer(ok=True)
-            case {"command": "reload"}:
-                self.reload(asker)
-            case {"command": "upgrade"}:
-                self.upgrade(asker)
-            case _:
-                raise ControlError(f"unknown command {str(request.get('command'))[:40]!r}")
 
     # What people ask for. --------------------------------------------------------------------------------------------
 
