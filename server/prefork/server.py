@@ -22,7 +22,7 @@ from prefork_wire.address import Address
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from prefork.connection.tls import Terms
+    from prefork.connection.terms import Terms
     from prefork.service import Service
     from prefork.settings import Settings
 
@@ -71,7 +71,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
             LOGGER.info("control socket at %s", commands.path)
         estate = Estate(heritage, lambda: _take_paths(listeners, dropped), write_pidfile)
         with Master(plan, listeners, handler, commands, estate) as master:
-            master.on_reload(lambda: _replan(plan, _where_it_started(load)))
+            master.on_reload(lambda current: _replan(plan, current.tls, _where_it_started(load)))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
     return code
@@ -128,12 +128,12 @@ def _load_early(settings: Settings) -> Service | None:
     return service
 
 
-def _tls(settings: Settings) -> Terms | None:
-    if settings.tls_cert is None:
+def _tls(settings: Settings, before: Terms | None = None) -> Terms | None:
+    if not settings.tls_cert:
         return None
-    from prefork.connection import tls  # noqa: PLC0415 - a server without TLS does without OpenSSL's memory
+    from prefork.connection.terms import terms  # noqa: PLC0415 - a server without TLS does without OpenSSL's memory
 
-    return tls.terms(settings)
+    return terms(settings, before)
 
 
 def _where_it_started(load: Callable[[], Settings]) -> Settings:
@@ -142,8 +142,8 @@ def _where_it_started(load: Callable[[], Settings]) -> Settings:
         return load()
 
 
-def _replan(first: Plan, settings: Settings) -> Plan:
-    """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
+def _replan(first: Plan, tls: Terms | None, settings: Settings) -> Plan:
+    """Return the plan of a new generation: what the master had preloaded stays, and TLS if it has not changed."""
     if settings.bind != first.settings.bind:
         wanted = ", ".join(map(str, settings.bind)) or "the default"
         raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])
@@ -157,8 +157,8 @@ def _replan(first: Plan, settings: Settings) -> Plan:
                 [f"--adapter {settings.adapter}: a preloaded target cannot be changed by a reload; restart"]
             )
         LOGGER.warning("the target was preloaded: a reload cannot see changes of its code")
-        return Plan(settings, first.service, _tls(settings))
-    return Plan(settings, _load_early(settings), _tls(settings))
+        return Plan(settings, first.service, _tls(settings, tls))
+    return Plan(settings, _load_early(settings), _tls(settings, tls))
 
 
 def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, ...]:

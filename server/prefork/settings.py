@@ -356,17 +356,15 @@ class Settings:
         group="limits", metavar="SIZE", shown="1MiB",
     )  # fmt: skip
 
-    tls_cert: str | None = _option(
-        None,
-        _path,
-        "certificate and its chain (PEM): every connection is TLS",
-        group="edge",
-        metavar="PATH",
-        shown="none",
-    )
-    tls_key: str | None = _option(
-        None, _path, "private key (PEM)", group="edge", metavar="PATH", shown="in the certificate's file"
-    )
+    tls_cert: tuple[str, ...] = _option(
+        (), _path, "certificate and its chain (PEM): every connection is TLS; repeatable, each served to whoever asks "
+        "for a name in it (SNI), the first to everybody else",
+        group="edge", metavar="PATH", shown="none", many=True,
+    )  # fmt: skip
+    tls_key: tuple[str, ...] = _option(
+        (), _path, "private key (PEM); repeatable, in the order of --tls-cert",
+        group="edge", metavar="PATH", shown="in the certificate's file", many=True,
+    )  # fmt: skip
     tls_client_ca: str | None = _option(
         None, _path, "certificates (PEM) of whom clients must be signed by", group="edge", metavar="PATH", shown="none"
     )
@@ -556,9 +554,14 @@ def _contradictions(settings: Settings) -> list[str]:
             f"--max-connections {settings.max_connections}: this machine allows a process {limit} descriptors "
             f"(ulimit -Hn); raise that, or set at most {max(1, limit - DESCRIPTORS_KEPT)}"
         )
-    if settings.tls_cert is None:
+    if not settings.tls_cert:
         changed = [f for f in options() if f.startswith("tls_") and getattr(settings, f) != getattr(Settings, f)]
         faults += [f"{_flag_of(name)}: means nothing without --tls-cert" for name in changed]
+    elif settings.tls_key and len(settings.tls_key) != len(settings.tls_cert):
+        faults.append(
+            f"--tls-key: {len(settings.tls_key)} for {len(settings.tls_cert)} certificates; give each --tls-cert its "
+            "own, or none where each file holds both"
+        )
     if settings.proxy_protocol != "off" and not settings.proxy_trust:
         faults.append(
             f"--proxy-protocol {settings.proxy_protocol}: needs --proxy-trust CIDR, the network of the balancers: "

@@ -22,6 +22,7 @@ from prefork.log import LOGGER, MAX_TRACEBACK
 from prefork.master import policy, process, status
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
+from prefork.master.expiry import Expiry
 from prefork.master.notify import Notifier
 from prefork.master.pool import TRIAL, Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
@@ -73,7 +74,7 @@ class Master:
         self._plan = plan
         self._listeners = listeners
         self._log = log
-        self._replan: Callable[[], Plan] = lambda: plan
+        self._replan: Callable[[Plan], Plan] = lambda current: current
         self._board = Scoreboard()
         self._sources = Sources(plan.settings.max_connections, self._board.used)
         self._pool = Pool(plan.settings.workers.low, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
@@ -83,6 +84,7 @@ class Master:
         self._channels: dict[int, socket.socket] = {}  # by the pid of the worker at the other end
         self._stacks: dict[int, BinaryIO | None] = {}  # by pid: what a killed worker leaves of its threads
         self._totals = status.Totals()
+        self._expiry = Expiry(plan.tls)
         self._signals = SignalWatch(SIGNALS)
         self._events = Events()
         self._notifier = Notifier()
@@ -104,8 +106,8 @@ class Master:
         self._code: int | None = None
         self._started = self._woke = time.monotonic()
 
-    def on_reload(self, replan: Callable[[], Plan]) -> None:
-        """Set what gives the plan of a new generation, from settings read anew; it may raise a `PreforkError`."""
+    def on_reload(self, replan: Callable[[Plan], Plan]) -> None:
+        """Set what makes of the plan that serves that of a new generation; it may raise a `PreforkError`."""
         self._replan = replan
 
     def __enter__(self) -> Self:
@@ -140,6 +142,7 @@ class Master:
             self._announce()
             self._succession.judge(now)
             self._notifier.alive(now)
+            self._expiry.look(now)
             if self._code is None:
                 now = time.monotonic()
                 self._events.wait(min(policy.next_deadline(self._pool, now), self._notifier.next_alive(now)))
@@ -359,6 +362,7 @@ class Master:
             "listeners": status.listeners(self._listeners),
             "workers": status.workers(self._pool, self._board, now),
             "totals": self._totals.with_living(self._board.row(w.row).read() for w in self._pool),
+            "certificates": status.certificates(self._plan.tls),
         }
 
     def stop(self, *, now: bool) -> None:
@@ -403,7 +407,7 @@ class Master:
             return
         self._reloading.add(asker)
         try:
-            plan = self._replan()
+            plan = self._replan(self._plan)
         except PreforkError as error:
             why = "; ".join(str(error).splitlines())
             LOGGER.error("reload refused, nothing has changed: %s", why)
@@ -427,6 +431,7 @@ class Master:
         """Retire every worker: a newer master's serve the same accept queue."""
         for listener in self._listeners:
             listener.owned = False  # its path is the other's now
+        self._expiry.serve(None)
         self._reloading.tell(error="a newer master has taken over")
         self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), 0)
 
@@ -482,6 +487,7 @@ class Master:
             self._spare = Spare(self._plan.settings.workers, time.monotonic())
         self._plans = {generation: self._plan}
         self._pool.settle(generation)
+        self._expiry.serve(self._plan.tls)
         LOGGER.info("reloaded: generation %d serves", generation)
         self._notifier.ready(f"Generation {generation} serves")
         self._reloading.tell(ok=True, generation=generation)

@@ -13,6 +13,7 @@ from prefork.scoreboard import Field, Phase, Reading
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from prefork.connection.terms import Terms
     from prefork.listener import Listener
     from prefork.master.pool import Pool, Worker
     from prefork.scoreboard import Scoreboard
@@ -79,6 +80,12 @@ def workers(pool: Pool, board: Scoreboard, now: float) -> list[dict[str, Any]]:
 def listeners(opened: Iterable[Listener]) -> list[dict[str, Any]]:
     """Return a row per listening socket; `queued` is the depth of its accept queue, null where that is not told."""
     return [{"address": one.address, "backlog": one.backlog, "queued": one.queued()} for one in opened]
+
+
+def certificates(terms: Terms | None) -> list[dict[str, Any]]:
+    """Return a row per certificate that is served; `expires` in seconds since the epoch."""
+    served = terms.certificates if terms is not None else ()
+    return [{"file": one.file, "names": list(one.names), "expires": one.expires} for one in served]
 
 
 def _word(worker: Worker, reading: Reading) -> str:
