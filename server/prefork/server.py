@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prefork import __version__, adapters, environment, listener, log, services
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from prefork.connection.terms import Terms
     from prefork.service import Service
     from prefork.settings import Settings
+
+_SCRAPERS_QUEUED: Final = 64
+"""Length of the accept queue of the metrics socket."""
 
 
 def run(load: Callable[[], Settings]) -> int:
@@ -58,6 +61,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     with (
         _listening(settings, inherited, heritage) as (listeners, dropped),
         _control(settings, heir=heir) as commands,
+        _scraped(settings, heritage) as metrics,
         _pidfile(settings.pidfile) as write_pidfile,
     ):
         if not heir:
@@ -69,7 +73,9 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
         )  # fmt: skip
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
-        estate = Estate(heritage, lambda: _take_paths(listeners, dropped), write_pidfile)
+        if metrics:
+            LOGGER.info("metrics at %s", ", ".join(f"http://{one.address}/metrics" for one in metrics))
+        estate = Estate(heritage, metrics, lambda: _take_paths(listeners, dropped), write_pidfile)
         with Master(plan, listeners, handler, commands, estate) as master:
             master.on_reload(lambda current: _replan(plan, current.tls, _where_it_started(load)))
             code = master.run()
@@ -147,6 +153,11 @@ def _replan(first: Plan, tls: Terms | None, settings: Settings) -> Plan:
     if settings.bind != first.settings.bind:
         wanted = ", ".join(map(str, settings.bind)) or "the default"
         raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])
+    if settings.metrics != first.settings.metrics:
+        address = settings.metrics or "off"
+        raise SettingsError(
+            [f"--metrics {address}: a reload keeps its sockets; `prefork upgrade` opens another address"]
+        )
     if first.settings.preload:
         if settings.target != first.settings.target:
             raise SettingsError(
@@ -194,6 +205,24 @@ def _listening(
         for one in listeners:
             one.close()
             one.unlink_path()
+
+
+@contextlib.contextmanager
+def _scraped(settings: Settings, heritage: upgrade.Heritage) -> Iterator[list[listener.Listener]]:
+    """Open what `--metrics` asks for, or find it in what an older master left."""
+    addresses = []
+    if settings.metrics is not None:
+        from prefork.master import exposition  # noqa: F401, PLC0415 - loaded before the fork, and by no other server
+
+        addresses.append(settings.metrics)
+    listeners, _ = listener.open_all(
+        addresses, (), heritage.metrics, backlog=_SCRAPERS_QUEUED, reuse_port=False, option="--metrics"
+    )
+    try:
+        yield listeners
+    finally:
+        for one in listeners:
+            one.close()
 
 
 def _take_paths(listeners: list[listener.Listener], dropped: list[listener.Listener]) -> None:

@@ -235,6 +235,13 @@ def _control(text: str) -> str:
     return _parent_exists(text)
 
 
+def _metrics(text: str) -> Address:
+    address = parse_address(text)
+    if address.kind != "tcp" or not isinstance(address.port, int):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9108")
+    return address
+
+
 def usable_cpus() -> int:
     """Return how many CPUs this process may use: its affinity, cut by the cgroup's quota (cpu.max), at least 1."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -409,6 +416,10 @@ class Settings:
     control: str | None = _option(
         None, _control, "control socket for status, stop and scale (0600), or off", group="process", metavar="PATH",
         shown="prefork/PID.sock in the runtime folder",
+    )  # fmt: skip
+    metrics: Address | None = _option(
+        None, _metrics, "serve metrics to Prometheus, by HTTP at /metrics", group="process", metavar="HOST:PORT",
+        shown="off",
     )  # fmt: skip
 
     log_level: Level = _option(

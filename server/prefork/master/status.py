@@ -21,12 +21,20 @@ if TYPE_CHECKING:
 _COUNTERS: Final = (Field.ACCEPTED, Field.REFUSED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
 
 
+STATES: Final = ("starting", "running", "reloading", "draining")
+WORKER_STATES: Final = ("starting", "serving", "full", "draining", "killing")
+"""Every word that can be said of the server, and of a worker that is not gone."""
+
+
 class Totals:
-    """The counters of workers that are gone, kept by the master."""
+    """The counters of workers that are gone, and what has happened to workers, kept by the master."""
 
     def __init__(self) -> None:
         self._gone = dict.fromkeys(_COUNTERS, 0)
+        self.started = 0  # workers forked
         self.lost = 0  # workers that ended without having been told to
+        self.reloads = 0
+        self.reloads_failed = 0
 
     def add(self, reading: Reading) -> None:
         """Keep the counters of a worker that has ended."""
@@ -41,7 +49,12 @@ class Totals:
             totals["connections"] += reading[Field.CONNECTIONS]
             for counter in _COUNTERS:
                 totals[counter.name.lower()] += reading[counter]
-        totals["workers_lost"] = self.lost
+        totals |= {
+            "workers_started": self.started,
+            "workers_lost": self.lost,
+            "reloads": self.reloads,
+            "reloads_failed": self.reloads_failed,
+        }
         return totals
 
 
