@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -211,6 +212,9 @@ def _status_text(reply: dict[str, Any]) -> str:
         who = f"  {w['slot']:>4} {w['pid']:>8} {w['generation']:>4} {w['state']:<9}"
         did = f"{w['connections']:>7}{w['accepted']:>10}{w['requests']:>12}{w['errors']:>8}"
         lines.append(f"{who}{did}{w['rss_bytes'] / (1 << 20):>7.1f}{w['age_s']:>7.0f} s")
+    for one in reply["certificates"]:
+        day = time.strftime("%Y-%m-%d", time.gmtime(one["expires"]))
+        lines.append(f"  certificate until {day}: {', '.join(one['names']) or one['file']}")
     totals = reply["totals"]
     lines.append(
         f"  in all: {totals['accepted']} accepted, {totals['refused']} refused, {totals['requests']} requests, "

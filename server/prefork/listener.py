@@ -91,6 +91,7 @@ def open_all(
     *,
     backlog: int,
     reuse_port: bool,
+    option: str = "--bind",
 ) -> tuple[list[Listener], list[Listener]]:
     """Open every address, after the sockets that a service manager passed; all of them or none.
 
@@ -102,6 +103,7 @@ def open_all(
         heritage: open listeners of an older master.
         backlog: length of each accept queue.
         reuse_port: set SO_REUSEPORT on what is bound here.
+        option: the name of what asks for it, for a person to read.
 
     Raises:
         AddressError: one line for the first address that could not be opened; the others are closed again.
@@ -120,7 +122,7 @@ def open_all(
             elif address.kind == "unix":
                 opened.append(_open_unix(address, backlog))
             else:
-                opened += _open_tcp(address, backlog, reuse_port=reuse_port)
+                opened += _open_tcp(address, backlog, reuse_port=reuse_port, option=option)
     except BaseException:
         for listener in opened:
             listener.close()
@@ -161,11 +163,11 @@ def port_of(service: str) -> int:
     return socket.getservbyname(service, "tcp")
 
 
-def _open_tcp(address: Address, backlog: int, *, reuse_port: bool) -> list[Listener]:
+def _open_tcp(address: Address, backlog: int, *, reuse_port: bool, option: str) -> list[Listener]:
     made: list[socket.socket] = []
     port = _resolve_port(address)
     try:
-        for family, host in _resolve_host(address):
+        for family, host in _resolve_host(address, option):
             sock = socket.socket(family, socket.SOCK_STREAM)  # step 2: the socket
             made.append(sock)
             # without this, connections of the last run that linger in TIME_WAIT would refuse us the port
@@ -182,7 +184,7 @@ def _open_tcp(address: Address, backlog: int, *, reuse_port: bool) -> list[Liste
     except OSError as error:
         for sock in made:
             sock.close()
-        raise AddressError(_explain(address, port, error)) from error
+        raise AddressError(_explain(address, port, error, option)) from error
     return [Listener(sock, backlog, str(address)) for sock in made]
 
 
@@ -197,14 +199,14 @@ def _resolve_port(address: Address) -> int:
         ) from error
 
 
-def _resolve_host(address: Address) -> list[tuple[socket.AddressFamily, str]]:
+def _resolve_host(address: Address, option: str) -> list[tuple[socket.AddressFamily, str]]:
     if not address.host:
         return [(socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else (socket.AF_INET, "0.0.0.0")]  # noqa: S104 - what ":PORT" asks for
     try:
         found = socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise AddressError(
-            f"--bind {address}: the host {address.host!r} has no address here ({error.strerror})"
+            f"{option} {address}: the host {address.host!r} has no address here ({error.strerror})"
         ) from error
     return list(dict.fromkeys((family, str(name[0])) for family, _, _, _, name in found))
 
@@ -255,7 +257,7 @@ def _adopt(fd: int, backlog: int, bind: str) -> Listener:
     return Listener(sock, backlog, bind)
 
 
-def _explain(address: Address, port: int | None, error: OSError) -> str:
+def _explain(address: Address, port: int | None, error: OSError, option: str = "--bind") -> str:
     """Return one line that names the option, the value and the cure."""
     cure = {
         errno.EADDRINUSE: "another program listens there; stop it, or bind another address",
@@ -267,7 +269,7 @@ def _explain(address: Address, port: int | None, error: OSError) -> str:
         errno.ENOENT: "the folder does not exist",
     }.get(error.errno or 0, os.strerror(error.errno or 0))
     number = f" (port {port})" if isinstance(address.port, str) and port else ""
-    return f"--bind {address}{number}: {cure}"
+    return f"{option} {address}{number}: {cure}"
 
 
 def _first_unprivileged() -> int:

@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prefork import __version__, adapters, cgroup, environment, listener, log, services
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
@@ -22,9 +22,12 @@ from prefork_wire.address import Address
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from prefork.connection.tls import Terms
+    from prefork.connection.terms import Terms
     from prefork.service import Service
     from prefork.settings import Settings
+
+_SCRAPERS_QUEUED: Final = 64
+"""Length of the accept queue of the metrics socket."""
 
 
 def run(load: Callable[[], Settings]) -> int:
@@ -59,6 +62,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
     with (
         _listening(settings, inherited, heritage) as (listeners, dropped),
         _control(settings, heir=heir) as commands,
+        _scraped(settings, heritage) as metrics,
         _pidfile(settings.pidfile) as write_pidfile,
     ):
         if not heir:
@@ -71,9 +75,11 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
         _warn(settings)
         if commands is not None:
             LOGGER.info("control socket at %s", commands.path)
-        estate = Estate(heritage, lambda: _take_paths(listeners, dropped), write_pidfile)
+        if metrics:
+            LOGGER.info("metrics at %s", ", ".join(f"http://{one.address}/metrics" for one in metrics))
+        estate = Estate(heritage, metrics, lambda: _take_paths(listeners, dropped), write_pidfile)
         with Master(plan, listeners, handler, commands, estate) as master:
-            master.on_reload(lambda: _replan(plan, _where_it_started(load)))
+            master.on_reload(lambda current: _replan(plan, current.tls, _where_it_started(load)))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
     return code
@@ -142,12 +148,12 @@ def _load_early(settings: Settings) -> Service | None:
     return service
 
 
-def _tls(settings: Settings) -> Terms | None:
-    if settings.tls_cert is None:
+def _tls(settings: Settings, before: Terms | None = None) -> Terms | None:
+    if not settings.tls_cert:
         return None
-    from prefork.connection import tls  # noqa: PLC0415 - a server without TLS does without OpenSSL's memory
+    from prefork.connection.terms import terms  # noqa: PLC0415 - a server without TLS does without OpenSSL's memory
 
-    return tls.terms(settings)
+    return terms(settings, before)
 
 
 def _where_it_started(load: Callable[[], Settings]) -> Settings:
@@ -156,12 +162,17 @@ def _where_it_started(load: Callable[[], Settings]) -> Settings:
         return load()
 
 
-def _replan(first: Plan, settings: Settings) -> Plan:
-    """Return the plan of a new generation: what the master had preloaded stays, everything else is new."""
+def _replan(first: Plan, tls: Terms | None, settings: Settings) -> Plan:
+    """Return the plan of a new generation: what the master had preloaded stays, and TLS if it has not changed."""
     _warn(settings)
     if settings.bind != first.settings.bind:
         wanted = ", ".join(map(str, settings.bind)) or "the default"
         raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])
+    if settings.metrics != first.settings.metrics:
+        address = settings.metrics or "off"
+        raise SettingsError(
+            [f"--metrics {address}: a reload keeps its sockets; `prefork upgrade` opens another address"]
+        )
     if first.settings.preload:
         if settings.target != first.settings.target:
             raise SettingsError(
@@ -172,8 +183,8 @@ def _replan(first: Plan, settings: Settings) -> Plan:
                 [f"--adapter {settings.adapter}: a preloaded target cannot be changed by a reload; restart"]
             )
         LOGGER.warning("the target was preloaded: a reload cannot see changes of its code")
-        return Plan(settings, first.service, _tls(settings))
-    return Plan(settings, _load_early(settings), _tls(settings))
+        return Plan(settings, first.service, _tls(settings, tls))
+    return Plan(settings, _load_early(settings), _tls(settings, tls))
 
 
 def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, ...]:
@@ -209,6 +220,24 @@ def _listening(
         for one in listeners:
             one.close()
             one.unlink_path()
+
+
+@contextlib.contextmanager
+def _scraped(settings: Settings, heritage: upgrade.Heritage) -> Iterator[list[listener.Listener]]:
+    """Open what `--metrics` asks for, or find it in what an older master left."""
+    addresses = []
+    if settings.metrics is not None:
+        from prefork.master import exposition  # noqa: F401, PLC0415 - loaded before the fork, and by no other server
+
+        addresses.append(settings.metrics)
+    listeners, _ = listener.open_all(
+        addresses, (), heritage.metrics, backlog=_SCRAPERS_QUEUED, reuse_port=False, option="--metrics"
+    )
+    try:
+        yield listeners
+    finally:
+        for one in listeners:
+            one.close()
 
 
 def _take_paths(listeners: list[listener.Listener], dropped: list[listener.Listener]) -> None:

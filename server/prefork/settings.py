@@ -251,6 +251,13 @@ def _control(text: str) -> str:
     return _parent_exists(text)
 
 
+def _metrics(text: str) -> Address:
+    address = parse_address(text)
+    if address.kind != "tcp" or not isinstance(address.port, int):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9108")
+    return address
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything a person may set. Times are in seconds, sizes in bytes."""
@@ -360,17 +367,15 @@ class Settings:
         group="limits", metavar="SIZE", shown="1MiB",
     )  # fmt: skip
 
-    tls_cert: str | None = _option(
-        None,
-        _path,
-        "certificate and its chain (PEM): every connection is TLS",
-        group="edge",
-        metavar="PATH",
-        shown="none",
-    )
-    tls_key: str | None = _option(
-        None, _path, "private key (PEM)", group="edge", metavar="PATH", shown="in the certificate's file"
-    )
+    tls_cert: tuple[str, ...] = _option(
+        (), _path, "certificate and its chain (PEM): every connection is TLS; repeatable, each served to whoever asks "
+        "for a name in it (SNI), the first to everybody else",
+        group="edge", metavar="PATH", shown="none", many=True,
+    )  # fmt: skip
+    tls_key: tuple[str, ...] = _option(
+        (), _path, "private key (PEM); repeatable, in the order of --tls-cert",
+        group="edge", metavar="PATH", shown="in the certificate's file", many=True,
+    )  # fmt: skip
     tls_client_ca: str | None = _option(
         None, _path, "certificates (PEM) of whom clients must be signed by", group="edge", metavar="PATH", shown="none"
     )
@@ -415,6 +420,10 @@ class Settings:
     control: str | None = _option(
         None, _control, "control socket for status, stop and scale (0600), or off", group="process", metavar="PATH",
         shown="prefork/PID.sock in the runtime folder",
+    )  # fmt: skip
+    metrics: Address | None = _option(
+        None, _metrics, "serve metrics to Prometheus, by HTTP at /metrics", group="process", metavar="HOST:PORT",
+        shown="off",
     )  # fmt: skip
 
     log_level: Level = _option(
@@ -583,9 +592,14 @@ def _contradictions(settings: Settings) -> list[str]:
             f"--max-connections {settings.max_connections}: this machine allows a process {limit} descriptors "
             f"(ulimit -Hn); raise that, or set at most {max(1, limit - DESCRIPTORS_KEPT)}"
         )
-    if settings.tls_cert is None:
+    if not settings.tls_cert:
         changed = [f for f in options() if f.startswith("tls_") and getattr(settings, f) != getattr(Settings, f)]
         faults += [f"{_flag_of(name)}: means nothing without --tls-cert" for name in changed]
+    elif settings.tls_key and len(settings.tls_key) != len(settings.tls_cert):
+        faults.append(
+            f"--tls-key: {len(settings.tls_key)} for {len(settings.tls_cert)} certificates; give each --tls-cert its "
+            "own, or none where each file holds both"
+        )
     if settings.proxy_protocol != "off" and not settings.proxy_trust:
         faults.append(
             f"--proxy-protocol {settings.proxy_protocol}: needs --proxy-trust CIDR, the network of the balancers: "

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -195,3 +196,9 @@ def alive(pid: int) -> bool:
 def now() -> float:
     """Return the monotonic clock, in seconds."""
     return time.monotonic()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection by a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()

@@ -40,7 +40,7 @@ def refused(code: int, *arguments: str, cwd: Path, **env: str) -> list[str]:
         (["echo", "--max-write-buffer", "1MB"], "--max-write-buffer '1MB': must be a size in bytes"),
         (["echo", "--model", "fibers"], "--model 'fibers': must be one of async, sync, threads"),
         (["echo", "--user", "nobody-of-that-name"], "--user 'nobody-of-that-name': is no user of this machine"),
-        (["echo", "--group", "4294967295"], "--group '4294967295': must be a name, or a number from 0 to 4294967294"),
+        (["echo", "--group", "4294967295"], "--group '4294967295': must be a whole number from 0 to 4294967294"),
         (["echo", "--chdir", "/no/such/folder"], "--chdir '/no/such/folder': is no folder"),
         (["echo", "--pidfile", "/no/such/folder/pid"], "--pidfile '/no/such/folder/pid': cannot be made"),
         (["echo", "--config", "missing.toml"], "--config 'missing.toml': No such file"),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prefork.connection.admission import Source
     from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
-    from prefork.connection.tls import Terms
+    from prefork.connection.terms import Terms
     from prefork.scoreboard import Row
     from prefork.service import Service
 

@@ -80,7 +80,7 @@ class Admission:
 
     def __init__(self, settings: Settings, row: Row, tally: Tally | None) -> None:
         self.versions = settings.proxy_protocol
-        secure = settings.tls_cert is not None and settings.tls_mode == "implicit"
+        secure = bool(settings.tls_cert) and settings.tls_mode == "implicit"
         self.header_timeout = settings.handshake_timeout if secure else settings.first_byte_timeout
         self._timeout_option = "--handshake-timeout" if secure else "--first-byte-timeout"
         self._trusted = Networks(settings.proxy_trust)

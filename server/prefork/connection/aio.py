@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from prefork.connection.edge import RECEIVE_SIZE, TLS_CLOSE, ConnectionEnded, Wait
 from prefork.connection.edge import peer_name as _name
+from prefork.connection.hello import HANDSHAKE
 from prefork.connection.link import Hub, Link
 from prefork.connection.tls import Tls, describe, report
 from prefork.scoreboard import Field
@@ -227,6 +228,8 @@ class Connection(Link):
         hub.cells[_BYTES_IN] += len(data)
         if self._over:  # read on only to let the peer close
             return
+        if self.wait is _FIRST_BYTE and data[0] == HANDSHAKE:
+            self._look_for_hello(data)
         waiter = self._waiter
         if waiter is None or waiter.done():  # nobody waits, or no longer
             self._waiter = None

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from prefork.connection import edge
+from prefork.connection import edge, hello
 from prefork.connection.edge import LINGER, QUIET, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait
 from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from prefork.connection.admission import Source
     from prefork.connection.edge import Limits
     from prefork.connection.proxy import Proxied
-    from prefork.connection.tls import Terms, Tls, TlsSocket
+    from prefork.connection.terms import Terms
+    from prefork.connection.tls import Tls, TlsSocket
     from prefork.scoreboard import Row
     from prefork.service import Service
     from prefork_wire import Framing
@@ -86,6 +87,7 @@ class BlockingConnection:
         self._over = ""
         self._closed = False
         self._first = True  # nothing has come yet
+        self._spoke_tls = False  # where plain text is spoken
         self._decoder = framing.decoder()
         self._framing = framing
         self.id = next(_ids)
@@ -271,8 +273,10 @@ class BlockingConnection:
         try:
             frame = self._decoder.take()
         except FrameError as error:
-            self._cells[Field.ERRORS] += 1
             self._over = str(error)
+            if self._spoke_tls:  # that says why already
+                return None
+            self._cells[Field.ERRORS] += 1
             LOGGER.warning(
                 "refused a frame: %s",
                 error,
@@ -298,6 +302,10 @@ class BlockingConnection:
             if not data:
                 self._over = self._over or "the peer closed"  # type: ignore[redundant-expr] # _receive may have set it
                 return None
+            if self._first and self._secure is None and hello.is_hello(data):
+                self._spoke_tls = True
+                self._cells[Field.ERRORS] += 1
+                hello.report(self.peer, starttls=self._terms is not None)
             self._first = False
             self._cells[Field.BYTES_IN] += len(data)
             self._decoder.feed(data)

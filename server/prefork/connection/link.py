@@ -18,7 +18,7 @@ import time
 from logging import INFO
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from prefork.connection import edge
+from prefork.connection import edge, hello
 from prefork.connection.edge import FIRST_QUIET, QUIET, SLOW_AT, Wait
 from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from prefork.connection.proxy import Proxied
-    from prefork.connection.tls import Terms
+    from prefork.connection.terms import Terms
     from prefork.scoreboard import Row
     from prefork.settings import Settings
     from prefork_wire import Framing
@@ -73,6 +73,7 @@ class Hub:
         self.write_high_water = settings.max_write_buffer
         self.tls = tls
         self.secure = tls is not None and tls.implicit  # from the first byte
+        self.hello = 0  # the connection that was last found to speak TLS where plain text is spoken
         self.links: set[Link] = set()
         self.draining = False
         self.closing = False  # the last part of a drain
@@ -311,8 +312,17 @@ class Link(asyncio.Protocol):
         except (OSError, RuntimeError):  # the peer is gone already
             self._transport.abort()
 
+    def _look_for_hello(self, data: bytes) -> None:
+        """Say so, and count it, if these first bytes are TLS where plain text is spoken."""
+        if not self._secure and hello.is_hello(data):
+            self._hub.hello = self.id
+            self._hub.cells[_ERRORS] += 1
+            hello.report(self.peer, starttls=self._hub.tls is not None)
+
     def _refuse(self, error: Exception) -> None:
         """Refuse what the peer sent: it is logged, counted, and the connection ends."""
+        if self._hub.hello == self.id:  # that says why already
+            return
         self._hub.cells[_ERRORS] += 1
         LOGGER.warning(
             "refused a frame: %s", error, extra=fields(peer=self.peer, connection=self.id, error=type(error).__name__)

@@ -10,6 +10,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection.edge import LARGE, Wait, encode_before_fault
+from prefork.connection.hello import HANDSHAKE
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
 from prefork_wire import FrameError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 # looked up on every request: an enumeration's own attributes are slower than a global
-_CLOSE, _FRAME, _NEXT = Wait.CLOSE, Wait.FRAME, Wait.NEXT
+_CLOSE, _FIRST_BYTE, _FRAME, _NEXT = Wait.CLOSE, Wait.FIRST_BYTE, Wait.FRAME, Wait.NEXT
 _REQUESTS: Final = int(Field.REQUESTS)
 _BYTES_IN: Final = int(Field.BYTES_IN)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
@@ -45,6 +46,8 @@ class ReplyLink(Link):
             if self._choked:
                 self._decoder.feed(data)
                 return
+            if self.wait is _FIRST_BYTE and data[0] == HANDSHAKE:
+                self._look_for_hello(data)
         try:
             frames = self._decoder.cut(data)
         except FrameError as error:

@@ -1,42 +1,25 @@
-"""TLS: what the settings make of certificate and key, what a handler sees of it, and what a failed handshake means.
+"""TLS on one connection: what a handler sees of it, its face as a socket, and what a failed handshake means.
 
-The context is made in the master, once per generation and before the fork, so that workers share the keys of session
-tickets and that a file nobody can use is refused before anything old is touched. This file never opens a socket.
+What certificates and keys become is in `terms`. This file never opens a socket.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from prefork.errors import SettingsError
 from prefork.log import LOGGER, fields
+from prefork.throttle import Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prefork.settings import Settings
-
-_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
 _PLAIN: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL"})
 """OpenSSL's reasons for bytes that are no TLS at all."""
-
-
-class Terms(NamedTuple):
-    """How a server's connections speak TLS."""
-
-    context: ssl.SSLContext
-    implicit: bool
-    """From the first byte, or else when the handler says so."""
-    handshake_timeout: float
-    """Seconds from the accept, or from the handler's word, to the end of the handshake."""
 
 
 class Tls(NamedTuple):
@@ -60,60 +43,6 @@ def describe(connection: ssl.SSLObject | ssl.SSLSocket) -> Tls:
         connection.selected_alpn_protocol(),
         connection.getpeercert() or None,
     )
-
-
-def terms(settings: Settings) -> Terms:
-    """Return what the certificate and key that the settings name make of a server.
-
-    Raises:
-        SettingsError: a file cannot be read or used, and which.
-    """
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = _VERSIONS[settings.tls_min_version]
-    made.options |= ssl.OP_NO_RENEGOTIATION  # of TLS 1.2: work for us that costs the peer nothing
-    _load_pair(made, settings.tls_cert or "", settings.tls_key)
-    if settings.tls_client_ca is not None:
-        _readable("--tls-client-ca", settings.tls_client_ca)
-        try:
-            made.load_verify_locations(settings.tls_client_ca)
-        except (ssl.SSLError, ValueError) as error:
-            raise SettingsError([f"--tls-client-ca {settings.tls_client_ca!r}: holds no certificate (PEM)"]) from error
-        made.verify_mode = ssl.CERT_REQUIRED
-    if settings.tls_alpn:
-        made.set_alpn_protocols(settings.tls_alpn)
-    return Terms(made, settings.tls_mode == "implicit", settings.handshake_timeout)
-
-
-def _load_pair(made: ssl.SSLContext, cert: str, key: str | None) -> None:
-    text = _readable("--tls-cert", cert)
-    key_text = _readable("--tls-key", key) if key is not None else text
-    where = f"--tls-key {key!r}" if key is not None else f"--tls-cert {cert!r}"
-    if b"-----BEGIN CERTIFICATE-----" not in text:
-        raise SettingsError([f"--tls-cert {cert!r}: holds no certificate (PEM)"])
-    if b"PRIVATE KEY-----" not in key_text:
-        cure = "" if key is not None else "; name its file with --tls-key"
-        raise SettingsError([f"{where}: holds no private key (PEM){cure}"])
-    asked = []
-
-    def password() -> bytes:
-        asked.append(True)
-        return b""
-
-    try:
-        made.load_cert_chain(cert, key, password)
-    except ssl.SSLError as error:
-        if asked:
-            raise SettingsError([f"{where}: the key is encrypted, and nobody is there to type its password"]) from error
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise SettingsError([f"{where}: is not the key of the certificate in {cert!r}"]) from error
-        raise SettingsError([f"{where}: cannot be used: {_reason(error)}"]) from error
-
-
-def _readable(option: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SettingsError([f"{option} {path!r}: {error.strerror or os.strerror(error.errno or 0)}"]) from error
 
 
 class TlsSocket:
@@ -178,13 +107,22 @@ class TlsSocket:
             raise BlockingIOError from None
 
 
+_THROTTLE: Final = Throttle()
+
+
 def report(error: OSError, peer: str) -> str:
-    """Log why a handshake failed and return it, or "" for a peer that merely left, as health checks do."""
+    """Log why a handshake failed and return it, or "" for a peer that merely left, as health checks do.
+
+    Each reason is one line in a span of time: a stranger can fail as often as he likes.
+    """
     why = _why(error)
     if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError) or error.errno == errno.ENOTCONN:
         LOGGER.debug("a TLS handshake was left: %s", why, extra=fields(peer=peer))
         return ""
-    LOGGER.warning("a TLS handshake failed: %s", why, extra=fields(peer=peer))
+    left_out = _THROTTLE.left_out(why)  # OpenSSL's reasons and our own words: few, and none of the peer's
+    if left_out is not None:
+        more = {"left_out": left_out} if left_out else {}
+        LOGGER.warning("a TLS handshake failed: %s", why, extra=fields(peer=peer, **more))
     return why
 
 
@@ -195,12 +133,12 @@ def _why(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         if error.reason in _PLAIN:
             return "the peer speaks plain text, and this port TLS"
-        return _reason(error)
+        return reason_of(error)
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "it was not done within --handshake-timeout"
     return "the peer closed" if isinstance(error, ConnectionError) else str(error.strerror or type(error).__name__)
 
 
-def _reason(error: ssl.SSLError) -> str:
+def reason_of(error: ssl.SSLError) -> str:
     """Return OpenSSL's own name for what went wrong, in small letters."""
     return (error.reason or type(error).__name__).replace("_", " ").lower()

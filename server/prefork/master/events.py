@@ -32,6 +32,14 @@ class Events:
         """Call `call` whenever `thing` is readable."""
         self._selector.register(thing, selectors.EVENT_READ, call)
 
+    def when_writable(self, thing: Readable, call: Callable[[], None]) -> None:
+        """Wait until `thing`, which is waited on, is writable, and no longer for what it sends."""
+        self._selector.modify(thing, selectors.EVENT_WRITE, call)
+
+    def when_readable(self, thing: Readable, call: Callable[[], None]) -> None:
+        """Go back from `when_writable`."""
+        self._selector.modify(thing, selectors.EVENT_READ, call)
+
     def off(self, thing: Readable) -> None:
         """Wait on `thing` no longer; that it was not waited on is no error."""
         with contextlib.suppress(KeyError, ValueError):

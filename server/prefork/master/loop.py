@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 from prefork import __version__
 from prefork.errors import PreforkError
 from prefork.log import LOGGER, MAX_TRACEBACK
-from prefork.master import policy, process, status
+from prefork.master import policy, process, status, upgrade
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
+from prefork.master.expiry import Expiry
+from prefork.master.metrics import Metrics
 from prefork.master.notify import Notifier
 from prefork.master.pool import TRIAL, Pool, State, Stop, Worker
 from prefork.master.signals import SIGNALS, Intent, intent_of
@@ -55,6 +57,7 @@ class Estate:
     """What an older master left to this one, and what to do once it is this one's own."""
 
     heritage: Heritage
+    metrics: list[Listener]  # of the metrics socket
     taken: Callable[[], None]  # this master serves: the paths of the sockets are its own
     released: Callable[[], None]  # and no older process stands in front of it
 
@@ -73,7 +76,7 @@ class Master:
         self._plan = plan
         self._listeners = listeners
         self._log = log
-        self._replan: Callable[[], Plan] = lambda: plan
+        self._replan: Callable[[Plan], Plan] = lambda current: current
         self._board = Scoreboard()
         self._sources = Sources(plan.settings.max_connections, self._board.used)
         self._pool = Pool(plan.settings.workers.low, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
@@ -83,6 +86,7 @@ class Master:
         self._channels: dict[int, socket.socket] = {}  # by the pid of the worker at the other end
         self._stacks: dict[int, BinaryIO | None] = {}  # by pid: what a killed worker leaves of its threads
         self._totals = status.Totals()
+        self._expiry = Expiry(plan.tls)
         self._signals = SignalWatch(SIGNALS)
         self._events = Events()
         self._notifier = Notifier()
@@ -99,13 +103,17 @@ class Master:
             not_a_childs=self._not_a_childs,
         )
         self._succession = Succession(estate.heritage, self._events, self._notifier, court)
+        self._metrics = Metrics(estate.metrics, self._events, self._page)
+        if not self._succession.on_trial:
+            self._metrics.open()
         self._reloading = Audience()
         self._announced = False
         self._code: int | None = None
         self._started = self._woke = time.monotonic()
+        self._started_at = round(time.time(), 3)
 
-    def on_reload(self, replan: Callable[[], Plan]) -> None:
-        """Set what gives the plan of a new generation, from settings read anew; it may raise a `PreforkError`."""
+    def on_reload(self, replan: Callable[[Plan], Plan]) -> None:
+        """Set what makes of the plan that serves that of a new generation; it may raise a `PreforkError`."""
         self._replan = replan
 
     def __enter__(self) -> Self:
@@ -121,6 +129,7 @@ class Master:
         for worker in self._pool:
             process.send(worker.pid, signal.SIGKILL)
         self._commands.close()
+        self._metrics.close()
         for channel in self._channels.values():
             self._events.drop(channel)
         for line in self._succession.open_things():
@@ -140,6 +149,8 @@ class Master:
             self._announce()
             self._succession.judge(now)
             self._notifier.alive(now)
+            self._expiry.look(now)
+            self._metrics.look(now)
             if self._code is None:
                 now = time.monotonic()
                 self._events.wait(min(policy.next_deadline(self._pool, now), self._notifier.next_alive(now)))
@@ -172,6 +183,7 @@ class Master:
     def _take_over(self) -> None:
         """Be the master that serves."""
         self._commands.take_over()
+        self._metrics.open()
         self._estate.taken()
         self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
 
@@ -333,11 +345,19 @@ class Master:
             "pid": os.getpid(),
             "target": self._plan.settings.target,
             "generation": self._pool.generation,
+            "started": self._started_at,
             "uptime_s": round(now - self._started, 3),
             "listeners": status.listeners(self._listeners),
+            "workers_wanted": self._pool.target,
             "workers": status.workers(self._pool, self._board, now),
             "totals": self._totals.with_living(self._board.row(w.row).read() for w in self._pool),
+            "certificates": status.certificates(self._plan.tls),
         }
+
+    def _page(self) -> bytes:
+        from prefork.master import exposition  # noqa: PLC0415 - only a server with --metrics has loaded the library
+
+        return exposition.page(self.status())
 
     def stop(self, *, now: bool) -> None:
         """Stop: gracefully after the stop delay, or now."""
@@ -382,10 +402,11 @@ class Master:
             return
         self._reloading.add(asker)
         try:
-            plan = self._replan()
+            plan = self._replan(self._plan)
         except PreforkError as error:
             why = "; ".join(str(error).splitlines())
             LOGGER.error("reload refused, nothing has changed: %s", why)
+            self._totals.reloads_failed += 1
             self._reloading.tell(error=why)
             return
         self._notifier.reloading()
@@ -400,12 +421,15 @@ class Master:
         busy = "a reload is under way" if self._pool.candidate is not None else ""
         if self._pool.stop is not None:
             busy = "the server is stopping"
-        self._succession.try_new(self._listeners, self._plan.settings.boot_timeout, asker, busy)
+        passed_on = upgrade.Passed(self._listeners, self._metrics.listeners)
+        self._succession.try_new(passed_on, self._plan.settings.boot_timeout, asker, busy)
 
     def _leave_to_another(self) -> None:
         """Retire every worker: a newer master's serve the same accept queue."""
         for listener in self._listeners:
             listener.owned = False  # its path is the other's now
+        self._metrics.leave_to_another()
+        self._expiry.serve(None)
         self._reloading.tell(error="a newer master has taken over")
         self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), 0)
 
@@ -439,6 +463,7 @@ class Master:
             case policy.Promote(generation):
                 self._promote(generation)
             case policy.Abandon(generation, why):
+                self._totals.reloads_failed += 1
                 LOGGER.error("reload failed, generation %d still serves: %s", self._pool.generation, why)
                 self._plans.pop(generation)
                 self._pool.settle(self._pool.generation)
@@ -461,6 +486,8 @@ class Master:
             self._spare = Spare(self._plan.settings.workers, time.monotonic())
         self._plans = {generation: self._plan}
         self._pool.settle(generation)
+        self._totals.reloads += 1
+        self._expiry.serve(self._plan.tls)
         LOGGER.info("reloaded: generation %d serves", generation)
         self._notifier.ready(f"Generation {generation} serves")
         self._reloading.tell(ok=True, generation=generation)
@@ -504,6 +531,7 @@ class Master:
         if plan.settings.max_requests:
             jitter = random.randint(0, plan.settings.max_requests_jitter)  # noqa: S311 - spreads the replacements
             worker.allowance = plan.settings.max_requests + jitter
+        self._totals.started += 1
         self._pool.workers[pid] = worker
         self._channels[pid] = ours
         self._stacks[pid] = post.stacks
@@ -513,4 +541,5 @@ class Master:
     def _not_a_childs(self) -> list[process.Closeable]:
         """Return everything open here that no child may keep."""
         mine: list[process.Closeable] = [self._signals, self._events, *self._channels.values()]
+        mine += self._metrics.open_things()
         return [*mine, *self._commands.open_things(), *self._succession.open_things()]

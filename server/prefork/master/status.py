@@ -13,6 +13,7 @@ from prefork.scoreboard import Field, Phase, Reading
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from prefork.connection.terms import Terms
     from prefork.listener import Listener
     from prefork.master.pool import Pool, Worker
     from prefork.scoreboard import Scoreboard
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
 _COUNTERS: Final = (Field.ACCEPTED, Field.REFUSED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
 
 
+STATES: Final = ("starting", "running", "reloading", "draining")
+WORKER_STATES: Final = ("starting", "serving", "full", "draining", "killing")
+"""Every word that can be said of the server, and of a worker that is not gone."""
+
+
 class Totals:
-    """The counters of workers that are gone, kept by the master."""
+    """The counters of workers that are gone, and what has happened to workers, kept by the master."""
 
     def __init__(self) -> None:
         self._gone = dict.fromkeys(_COUNTERS, 0)
+        self.started = 0  # workers forked
         self.lost = 0  # workers that ended without having been told to
+        self.reloads = 0
+        self.reloads_failed = 0
 
     def add(self, reading: Reading) -> None:
         """Keep the counters of a worker that has ended."""
@@ -40,7 +49,12 @@ class Totals:
             totals["connections"] += reading[Field.CONNECTIONS]
             for counter in _COUNTERS:
                 totals[counter.name.lower()] += reading[counter]
-        totals["workers_lost"] = self.lost
+        totals |= {
+            "workers_started": self.started,
+            "workers_lost": self.lost,
+            "reloads": self.reloads,
+            "reloads_failed": self.reloads_failed,
+        }
         return totals
 
 
@@ -79,6 +93,12 @@ def workers(pool: Pool, board: Scoreboard, now: float) -> list[dict[str, Any]]:
 def listeners(opened: Iterable[Listener]) -> list[dict[str, Any]]:
     """Return a row per listening socket; `queued` is the depth of its accept queue, null where that is not told."""
     return [{"address": one.address, "backlog": one.backlog, "queued": one.queued()} for one in opened]
+
+
+def certificates(terms: Terms | None) -> list[dict[str, Any]]:
+    """Return a row per certificate that is served; `expires` in seconds since the epoch."""
+    served = terms.certificates if terms is not None else ()
+    return [{"file": one.file, "names": list(one.names), "expires": one.expires} for one in served]
 
 
 def _word(worker: Worker, reading: Reading) -> str:

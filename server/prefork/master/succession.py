@@ -18,9 +18,8 @@ from prefork.master import process, upgrade
 from prefork.master.commands import Audience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from prefork.listener import Listener
     from prefork.master.control import Asker
     from prefork.master.events import Events
     from prefork.master.notify import Notifier
@@ -85,7 +84,7 @@ class Succession:
         trial = self._trial.line if self._trial else None
         return [line for line in (self._maker, self._front, self._line, trial) if line is not None]
 
-    def try_new(self, listeners: Sequence[Listener], boot_timeout: float, asker: Asker | None, busy: str) -> None:
+    def try_new(self, passed_on: upgrade.Passed, boot_timeout: float, asker: Asker | None, busy: str) -> None:
         """Try a new master beside this one; `asker` is told how that ended. `busy` is why it cannot be now, or ""."""
         busy = busy or ("an upgrade is under way" if self._trial or self.on_trial else "")
         if busy:
@@ -96,7 +95,7 @@ class Succession:
         self._hoping.add(asker)
         try:
             deadline = time.monotonic() + boot_timeout
-            trial = upgrade.launch(listeners, self._front, deadline, self._court.not_a_childs())
+            trial = upgrade.launch(passed_on, self._front, deadline, self._court.not_a_childs())
         except OSError as error:
             self._refuse(f"cannot fork: {error.strerror}")
             return

@@ -101,10 +101,19 @@ class Successor:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """What a new master is given: the listeners, and those of the metrics socket."""
+
+    listeners: Sequence[Listener]
+    metrics: Sequence[Listener]
+
+
+@dataclass(frozen=True)
 class Heritage:
-    """What a maker left: open listeners by the `--bind` they were made for, the line to it, and that to the front."""
+    """What a maker left: open listeners by the option they were made for, the line to it, and that to the front."""
 
     listeners: tuple[Heirloom, ...] = ()
+    metrics: tuple[Heirloom, ...] = ()
     maker: Channel | None = None
     front: Channel | None = None
 
@@ -115,9 +124,9 @@ class Heritage:
 
 
 def launch(
-    listeners: Sequence[Listener], front: Channel | None, deadline: float, not_its_own: Iterable[process.Closeable]
+    passed_on: Passed, front: Channel | None, deadline: float, not_its_own: Iterable[process.Closeable]
 ) -> Successor:
-    """Start a new master with the listeners and the line to the front open.
+    """Start a new master with what is passed on and the line to the front open.
 
     Raises:
         OSError: the kernel has no room for another process.
@@ -126,9 +135,13 @@ def launch(
     heritage = json.dumps({
         "maker": theirs.fileno(),
         "front": front.fileno() if front else None,
-        "listeners": [[one.bind, one.socket.fileno(), one.path] for one in listeners],
+        "listeners": [[one.bind, one.socket.fileno(), one.path] for one in passed_on.listeners],
+        "metrics": [[one.bind, one.socket.fileno(), one.path] for one in passed_on.metrics],
     })  # fmt: skip
-    fds = [theirs.fileno(), *([front.fileno()] if front else []), *(one.socket.fileno() for one in listeners)]
+    kept = [theirs, *([front.socket] if front else [])]
+    kept += [one.socket for one in (*passed_on.listeners, *passed_on.metrics)]
+    fds = [sock.fileno() for sock in kept]
+    its_own = {id(front), *map(id, passed_on.metrics)}
     command = [sys.executable, *sys.orig_argv[1:]]
     variables = environment.with_heritage(heritage)
 
@@ -143,7 +156,7 @@ def launch(
         return _COULD_NOT_RUN
 
     try:
-        pid = process.fork(execute, [ours, *(thing for thing in not_its_own if thing is not front)])
+        pid = process.fork(execute, [ours, *(thing for thing in not_its_own if id(thing) not in its_own)])
     except OSError:
         ours.close()
         raise
@@ -159,11 +172,16 @@ def receive() -> Heritage:
         return Heritage()
     try:
         left: dict[str, Any] = json.loads(text)
-        listeners = tuple(Heirloom(str(bind), int(fd), path) for bind, fd, path in left["listeners"])
+        listeners, metrics = (
+            tuple(
+                Heirloom(str(bind), int(fd), path) for bind, fd, path in left.get(key, [])
+            )  # an older one has no metrics
+            for key in ("listeners", "metrics")
+        )
         maker = Channel(socket.socket(fileno=int(left["maker"])))
         front = None if left["front"] is None else Channel(socket.socket(fileno=int(left["front"])))
     except (ValueError, TypeError, KeyError, OSError):
         return Heritage()
-    for fd in (maker.fileno(), *([front.fileno()] if front else []), *(one.fd for one in listeners)):
+    for fd in (maker.fileno(), *([front.fileno()] if front else []), *(one.fd for one in (*listeners, *metrics))):
         os.set_inheritable(fd, False)
-    return Heritage(listeners, maker, front)
+    return Heritage(listeners, metrics, maker, front)

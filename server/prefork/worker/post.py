@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
 
     from prefork.connection.admission import Admission
-    from prefork.connection.tls import Terms
+    from prefork.connection.terms import Terms
     from prefork.listener import Listener
     from prefork.log import LogHandler
     from prefork.scoreboard import Row, Scoreboard
