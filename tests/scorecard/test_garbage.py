@@ -36,7 +36,10 @@ DEADLINE: Final = 1.0
 """The server's own deadlines, in seconds; a connection that is open for much longer hangs."""
 
 HANGS: Final = 15.0
-ANNOUNCES: Final = ("refused a connection: ", "refused a frame: ", "a TLS handshake failed: ", "the handler failed ")
+ANNOUNCES: Final = (
+    "refused a connection: ", "refused a frame: ", "a TLS handshake failed: ", "the handler failed ",
+    "the peer speaks TLS, and this port plain text",
+)  # fmt: skip
 MODELS: Final = ("async", "threads", "sync")
 GUISES: Final = ("plain", "tls", "proxy", "tls and proxy")
 

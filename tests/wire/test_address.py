@@ -69,6 +69,8 @@ def test_other_ways_to_write_it_have_one_canonical_form(text: str, canonical: st
         ("unix:", "path of a socket"),
         ("unix:a\0b", "path of a socket"),
         ("unix:/run/a\nb", "path of a socket"),
+        ("unix:/run/\x9b", "path of a socket"),
+        ("unix:/run/\udce1", "path of a socket"),
         ("fd://", "number of an open file descriptor"),
         ("fd:3", "number of an open file descriptor"),
         ("fd://" + "9" * 5000, "number of an open file descriptor"),
