@@ -14,13 +14,12 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from locust import User, task
+from locust import task
 
-from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
-from prefork_loadtest.options import UserOptions
 from prefork_loadtest.proof import SIZES, Prover
+from prefork_loadtest.users import KitUser
 from prefork_wire import parse_address
 
 if TYPE_CHECKING:
@@ -40,13 +39,16 @@ class Plug:
     def __init__(self, sock: socket.socket, reply_timeout_s: float) -> None:
         self.sock = sock
         self._timeout_s = reply_timeout_s
-        self._rest = bytearray()
+        self._rest = b""
 
     def send(self, data: bytes) -> None:
         """Write all of it."""
-        self.sock.settimeout(self._timeout_s)
+        sock = self.sock
+        sock.settimeout(self._timeout_s)
         try:
-            self.sock.sendall(data)
+            sent = sock.send(data)
+            if sent < len(data):  # seldom, and gevent's sendall costs as much as a request's proof
+                sock.sendall(data[sent:])
         except TimeoutError as error:
             raise RequestFailed(Failure.TIMEOUT) from error
         except OSError as error:
@@ -55,17 +57,18 @@ class Plug:
     def lines(self, number: int) -> list[bytes]:
         """The next lines, without their ends. More bytes than that are nobody's answer."""
         deadline = time.monotonic() + self._timeout_s
-        while self._rest.count(b"\n") < number:
-            if len(self._rest) > number * (MOST_LINE_BYTES + 2):
+        rest = self._rest
+        while rest.count(b"\n") < number:
+            if len(rest) > number * (MOST_LINE_BYTES + 2):
                 raise RequestFailed(Failure.WRONG_ANSWER)
             data = self.receive(deadline)
             if not data:
-                raise RequestFailed(Failure.TRUNCATED if self._rest else Failure.UNEXPECTED_CLOSE)
-            self._rest += data
-        *found, rest = bytes(self._rest).split(b"\n", number)
+                raise RequestFailed(Failure.TRUNCATED if rest else Failure.UNEXPECTED_CLOSE)
+            rest = self._rest = rest + data
+        *found, rest = rest.split(b"\n", number)
         if rest:
             raise RequestFailed(Failure.WRONG_ANSWER)
-        self._rest.clear()
+        self._rest = b""
         return [line.removesuffix(b"\r") for line in found]
 
     def receive(self, deadline: float) -> bytes:
@@ -96,7 +99,7 @@ class Plug:
         self.sock.close()
 
 
-class RawUser(User):
+class RawUser(KitUser):
     """A user with at most one plain connection, dropped when a request fails."""
 
     abstract = True
@@ -104,14 +107,8 @@ class RawUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.options = UserOptions.of(environment)
-        self.collector = Collector.of(environment)
         self.prover = Prover(secrets.randbits(64), self.sizes)
         self._plug: Plug | None = None
-
-    def wait_time(self) -> float:
-        """Seconds to think before the next request."""
-        return self.options.think_s
 
     def on_stop(self) -> None:
         """Close the connection when Locust ends the user."""
@@ -161,7 +158,7 @@ class RawUser(User):
                     measurement.started()
                 requests = [self.prover.next() for _ in range(number)]
                 plug.refuse_leftovers()
-                data = b"".join(request + b"\n" for request in requests)
+                data = b"\n".join(requests) + b"\n"
                 measurement.sends(number, len(data))
                 self.write(plug, data)
                 for request, answer in zip(requests, plug.lines(number), strict=True):
@@ -190,8 +187,9 @@ class RawEchoUser(RawUser):
 
     @task
     def echo(self) -> None:
-        """One request and its answer."""
-        self.ask("echo raw")
+        """Some requests and their answers."""
+        for _ in range(self.turn):
+            self.ask("echo raw")
 
 
 class ResetUser(RawUser):

@@ -28,24 +28,44 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "tcp://127.0.0.1:7"
 MOST_LINE_BYTES = 8192
+TURN = 16
+"""Requests of one task where nobody thinks: few enough that Locust's own wishes are heard within milliseconds."""
 
 
-class TcpUser(User):
-    """A user with at most one connection, made when a request needs it and dropped when a request fails."""
+class KitUser(User):
+    """What all load users have: their options, the books, and how long they think.
+
+    Attributes:
+        options: how it behaves.
+        collector: the books.
+        turn: requests that one task makes. Locust's own work between two tasks is worth a third of a request, so that
+            a user without thought makes several; where it thinks, each is a task.
+    """
 
     abstract = True
     host = DEFAULT_HOST
-    framing: Framing = Lines(max_length=MOST_LINE_BYTES)
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.options = UserOptions.of(environment)
-        self.overhead = len(self.framing.encode(b"0")) - 1
-        self._client: Client | None = None
+        self.collector = Collector.of(environment)
+        self.turn = 1 if self.options.think_s else TURN
 
     def wait_time(self) -> float:
         """Seconds to think before the next request."""
         return self.options.think_s
+
+
+class TcpUser(KitUser):
+    """A user with at most one connection, made when a request needs it and dropped when a request fails."""
+
+    abstract = True
+    framing: Framing = Lines(max_length=MOST_LINE_BYTES)
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.overhead = len(self.framing.encode(b"0")) - 1
+        self._client: Client | None = None
 
     def on_stop(self) -> None:
         """Close the connection when Locust ends the user."""
@@ -134,8 +154,9 @@ class EchoUser(ProvingUser):
 
     @task
     def echo(self) -> None:
-        """One request and its answer."""
-        self.ask(self.row)
+        """Some requests and their answers."""
+        for _ in range(self.turn):
+            self.ask(self.row)
 
 
 class OpenUser(ProvingUser):
@@ -164,7 +185,7 @@ class OpenUser(ProvingUser):
         """Make the request that is due, and note how late the user itself was."""
         if self._schedule is None:
             return
-        collector = Collector.of(self.environment)
+        collector = self.collector
         due = self._schedule.take(collector.pace)
         collector.late(max(0.0, time.perf_counter() - max(due, self._free)))
         self.ask(name, due)
