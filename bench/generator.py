@@ -1,8 +1,8 @@
-"""What load one processor makes with the kit, beside a bare Locust user with a raw socket: `python -m bench.generator`.
+"""How much load one processor makes with the kit, beside a bare Locust user with a raw socket: `python -m bench.generator`.
 
 The bare user sends bytes of the same sizes and takes whatever comes for the answer: it checks nothing, and nothing bounds
-its waiting. Each user runs in a process of its own, in turn, against one server. What is compared is requests per second
-of the load process's own CPU time, so that the ratio does not depend on who else uses the machine.
+its waiting. Each user runs in a process of its own, in turn with the others, against one server. What is compared is the
+load process's own CPU time per request, so that the ratio depends little on who else uses the machine.
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ import tempfile
 import time
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from locust.argument_parser import get_parser
 from locust.env import Environment
 
 from bench import measure
 from prefork_loadtest.collector import install
 from prefork_loadtest.entry import USERS
-from prefork_loadtest.oracle import RawEchoUser
 from prefork_loadtest.options import UserOptions
 from prefork_loadtest.proof import SIZES
-from prefork_loadtest.server import OwnServer
-from prefork_loadtest.users import EchoUser
+from prefork_loadtest.server import OwnServer, StartFailed
 from prefork_wire import parse_address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 ROUNDS: Final = 5
-SECONDS: Final = 3.0
-USERS_AT_ONCE: Final = 20
+SECONDS: Final = 2.0
+CROWD: Final = 20
 LEAST: Final = 0.8
-"""What is asked of the kit's users, in loads of the bare one."""
+"""What is asked of the kit's users: so much of the bare one's load per core."""
+WARM_S: Final = 0.3
+START_S: Final = 30.0
+SERVE: Final = ("prefork_loadtest.targets:lines", "--workers", "1", "--bind", "127.0.0.1:0")
+FAILED: Final = 1
 
 
 class BareUser(User):
@@ -51,7 +54,7 @@ class BareUser(User):
         """Connect."""
         address = parse_address(self.host or "")
         self._requests = cycle([b"x" * (size - 1) + b"\n" for size in SIZES])
-        self._sock = socket.create_connection((address.host, address.port))  # type: ignore[arg-type]
+        self._sock = socket.create_connection((address.host, int(address.port)))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     @task
@@ -70,52 +73,94 @@ class BareUser(User):
         )
 
 
-LOADS: Final[dict[str, type[User]]] = {"bare": BareUser, "client": EchoUser, "oracle": RawEchoUser}
-"""What is compared, by the name that is printed."""
+BARE: Final = "bare"
+LOADS: Final[dict[str, type[User]]] = {BARE: BareUser, "raw socket": USERS["RawEchoUser"], "client package": USERS["EchoUser"]}
+"""Who makes the load, by the name that is printed."""
 
 
 def load(kind: str, host: str, seconds: float) -> dict[str, float]:
-    """Make load in this process, and return requests and CPU seconds of the time when all users were there."""
-    from locust.argument_parser import get_parser
+    """Make load in this process, and return its requests, its CPU seconds and its failures, once all users are there.
 
+    Raises:
+        RuntimeError: the users did not all start.
+    """
     parser = get_parser(default_config_files=[])
     options = parser.parse_args(["--headless", *UserOptions(think_s=0.0).arguments()], env_vars={})
     environment = Environment(user_classes=[LOADS[kind]], events=events, host=host, parsed_options=options)
     runner = environment.create_local_runner()
     collector = install(environment)
-    ready: list[int] = []
-    environment.events.spawning_complete.add_listener(lambda user_count, **_: ready.append(user_count))
-    runner.start(USERS_AT_ONCE, USERS_AT_ONCE)
-    while not ready:
-        time.sleep(0.05)
-    time.sleep(0.3)
 
     def count() -> int:
-        return runner.stats.total.num_requests if kind == "bare" else collector.ledger.finished
+        return runner.stats.total.num_requests if kind == BARE else collector.ledger.finished
 
-    before, cpu = count(), time.process_time()
+    runner.start(CROWD, CROWD)
+    deadline = time.monotonic() + START_S
+    while runner.user_count < CROWD or count() < CROWD:
+        if time.monotonic() >= deadline:
+            raise RuntimeError(f"{CROWD} users did not start within {START_S:g} s")
+        time.sleep(0.05)
+    time.sleep(WARM_S)
+    requests, cpu_s = count(), time.process_time()
     time.sleep(seconds)
-    found = {"requests": count() - before, "cpu_s": time.process_time() - cpu}
+    found = {"requests": float(count() - requests), "cpu_s": time.process_time() - cpu_s}
+    failed = runner.stats.total.num_failures if kind == BARE else collector.ledger.total().failed
     runner.quit()
-    failed = 0 if kind == "bare" else collector.ledger.total().failed
-    return found | {"failed": failed}
+    return found | {"failed": float(failed)}
+
+
+def compare(host: str, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """CPU microseconds per request, of each kind of user in each round.
+
+    Raises:
+        subprocess.CalledProcessError: a load process broke.
+    """
+    costs: dict[str, list[float]] = {kind: [] for kind in LOADS}
+    for _ in range(rounds):
+        for kind, found in costs.items():
+            command = [sys.executable, "-m", "bench.generator", "--load", kind, "--host", host]
+            done = subprocess.run(  # noqa: S603 - ourselves
+                [*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+            )
+            figures = json.loads(done.stdout)
+            if figures["failed"]:
+                raise subprocess.CalledProcessError(FAILED, command, f"{figures['failed']:g} requests failed")
+            found.append(1e6 * figures["cpu_s"] / figures["requests"])
+    return costs
+
+
+def ratios(costs: Mapping[str, list[float]]) -> dict[str, float]:
+    """Load per core of each kind, in loads of the bare user: the median over the rounds, each round by itself."""
+    bare = costs[BARE]
+    return {
+        kind: statistics.median(b / cost for b, cost in zip(bare, found, strict=True)) for kind, found in costs.items()
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print a line for each, and return the exit code: 0, 1 if less than what is asked, or nothing, was found."""
+    parser = argparse.ArgumentParser(prog="python -m bench.generator", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each kind of user (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measure (default: %(default)s)")
+    parser.add_argument("--load", choices=[*LOADS], help=argparse.SUPPRESS)
+    parser.add_argument("--host", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.load:
+        sys.stdout.write(json.dumps(load(options.load, options.host, options.seconds)))
+        return 0
+    servers, loads = measure.sides()
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, measure.on(servers):
+            with OwnServer(SERVE, Path(folder) / "control", Path(folder) / "log") as server, measure.on(loads):
+                costs = compare(server.address, options.rounds, options.seconds)
+    except (StartFailed, subprocess.CalledProcessError) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return FAILED
+    found = ratios(costs)
+    for kind, each in costs.items():
+        spread = f"{statistics.median(each):5.1f} us of CPU per request ({min(each):.1f} to {max(each):.1f})"
+        sys.stdout.write(f"{kind:<16} {spread}   {found[kind]:.2f} of the bare user's load per core\n")
+    return 0 if all(ratio >= LEAST for ratio in found.values()) else FAILED
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--load":
-        print(json.dumps(load(sys.argv[2], sys.argv[3], float(sys.argv[4]))))
-        sys.exit()
-    with tempfile.TemporaryDirectory() as folder, OwnServer(
-        ("prefork_loadtest.targets:lines", "--workers", "1", "--bind", "127.0.0.1:0"), Path(folder) / "c", Path(folder) / "log"
-    ) as server:
-        rows: dict[str, list[float]] = {}
-        for _ in range(int(sys.argv[1])):
-            for kind in LOADS:
-                out = subprocess.run([sys.executable, "-m", "bench.generator", "--load", kind, server.address, sys.argv[2]], capture_output=True, text=True)
-                d = json.loads(out.stdout)
-                assert not d["failed"], (kind, d, out.stderr)
-                rows.setdefault(kind, []).append(1e6 * d["cpu_s"] / d["requests"])
-        base = statistics.median(rows["bare"])
-        for kind, values in rows.items():
-            m = statistics.median(values)
-            print(f"{kind:8} {m:6.1f} us CPU/request  {base/m:.2f}x")
+    sys.exit(main())

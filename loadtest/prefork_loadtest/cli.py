@@ -150,6 +150,10 @@ def _carry_out(plan: Plan, log: Path) -> Record | None:
     if reason := needs.missing(plan.scenario.needs):
         return engine.unavailable(plan, reason)
     try:
+        if plan.is_rolling:
+            from prefork_loadtest import rolling
+
+            return rolling.run(plan, log, _say)
         return hosted.run(plan, plan.scenario.own.arguments, log, _say)
     except StartFailed as error:
         click.echo(f"prefork-loadtest: {error}", err=True)

@@ -25,8 +25,10 @@ STAGES = (CLIMB, STEADY, SPIKE, RECOVERY, OVERLOAD)
 HOSTILE = "hostile"
 """Rows of this name and a word are no requests but attacks: they have a phase of their own, and no part in others."""
 KILL = Kind.KILL.phase
-FAULT_PHASES = frozenset(kind.phase for kind in Kind)
-PHASES = (RAMP, *STAGES, *(kind.phase for kind in Kind), DRAIN, HOSTILE)
+ROLLING = "rolling"
+"""A replica behind a balancer is stopped and started again."""
+FAULT_PHASES = frozenset({*(kind.phase for kind in Kind), ROLLING})
+PHASES = (RAMP, *STAGES, *(kind.phase for kind in Kind), ROLLING, DRAIN, HOSTILE)
 
 
 @dataclass(slots=True)  # frozen would cost as much as the rest of its making

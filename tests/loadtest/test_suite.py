@@ -71,9 +71,10 @@ def test_every_built_in_service_is_run_and_reported(start: Run) -> None:
 
 
 def test_what_is_not_available_is_named_and_never_passes(start: Run) -> None:
-    done = start("run", "rolling", "--report", "report").end()
+    done = start("run", "rolling", "--report", "report", PATH="/nowhere").end()
     assert done.code == 4, done
     assert UNAVAILABLE in done.out
+    assert "no haproxy" in done.out
     case = ET.parse(done.report / "junit.xml").getroot().find("testcase")  # noqa: S314 - our own file
     assert case is not None
     assert case.find("skipped") is not None
