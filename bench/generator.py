@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 5
 SECONDS: Final = 2.0
-CROWD: Final = 20
+CROWD: Final = 50
 LEAST: Final = 0.8
 """What is asked of the kit's users: so much of the bare one's load per core."""
 WARM_S: Final = 0.3

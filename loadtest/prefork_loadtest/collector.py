@@ -21,6 +21,7 @@ from prefork_loadtest import locust_stats
 from prefork_loadtest.ledger import DRAIN, RAMP, Ledger, LedgerData, Sample
 from prefork_loadtest.meter import Meter, MeterData, Readings
 from prefork_loadtest.options import UserOptions
+from prefork_loadtest.patience import Patience
 from prefork_loadtest.sheet import Sheet
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Collector:
         draining: no request may begin any more.
         started_at: when the test began, in seconds since the epoch; `ended_at` likewise.
         user_errors: exceptions that users raised outside a measurement.
+        patience: ends waits that last too long.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -88,6 +90,7 @@ class Collector:
         self.started_at = self.ended_at = time.time()
         self._taken = 0
         self._epoch = time.time() - time.perf_counter()
+        self.patience = Patience()
         self._meter = Meter()
         self._beside: list[Greenlet[..., Any]] = []
         events = environment.events
@@ -227,8 +230,9 @@ class Collector:
             self.processes = {client: LoadProcess() for client in runner.clients}
             return
         self.processes = {client: LoadProcess() for client in self.processes}
+        self.patience = Patience()
         self._meter = Meter()
-        self._beside = [runner.greenlet.spawn(run) for run in (self._meter.run, self._keep_posting)]
+        self._beside = [runner.greenlet.spawn(run) for run in (self._meter.run, self._keep_posting, self.patience.run)]
 
     def _on_test_stopping(self, **_: Any) -> None:  # noqa: ANN401 - as above
         if not isinstance(self.runner, WorkerRunner):

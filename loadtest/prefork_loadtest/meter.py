@@ -14,9 +14,18 @@ from gevent import get_hub
 from prefork_loadtest.histogram import Encoded, Histogram
 
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable
+    from typing import NoReturn, Protocol
+
+    class Watcher(Protocol):
+        """A watcher of gevent's loop."""
+
+        def start(self, callback: Callable[[], None]) -> None: ...
+        def stop(self) -> None: ...
 
 TICK_S = 0.05
+WATCHED_TICK = 4
+"""In one tick of so many the loop is watched: that costs something each time it comes round, a tenth of a request."""
 WINDOW_TICKS = 20
 """Ticks of one window, about a second: short enough that a spike is not averaged away."""
 MOST_BUSY = 0.9
@@ -52,13 +61,14 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._idle_s = 0.0
+        self._watched_s = self._idle_s = self._watching_since = 0.0
         self._waiting_since: float | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._cpu, self._wall = time.process_time(), time.perf_counter()
-        self._idle_before, self._windows, self._busy_windows, self._frozen_s = self._idle_s, 0, 0, 0.0
+        self._before = self._watched(), self._idle_s
+        self._windows, self._busy_windows, self._frozen_s = 0, 0, 0.0
         self._lag, self._slip = Histogram(figures=2), Histogram(figures=2)
 
     def late(self, seconds: float) -> None:
@@ -70,11 +80,9 @@ class Meter:
         loop = get_hub().loop
         # The last to run before the loop waits for events, and the first after it.
         before, after = loop.prepare(ref=False, priority=-2), loop.check(ref=False, priority=2)
-        before.start(self._begin_to_wait)
-        after.start(self._end_to_wait)
         try:
             while True:
-                self._window()
+                self._window(before, after)
         finally:
             before.stop()
             after.stop()
@@ -86,26 +94,43 @@ class Meter:
         if self._waiting_since is not None:
             self._idle_s += time.perf_counter() - self._waiting_since
 
-    def _window(self) -> None:
+    def _watched(self) -> float:
+        """Seconds in which the loop was watched so far, the tick included that has begun."""
+        return self._watched_s + (time.perf_counter() - self._watching_since if self._watching_since else 0.0)
+
+    def _window(self, before: Watcher, after: Watcher) -> None:
         """Measure one window."""
-        start, idle = time.perf_counter(), self._idle_s
-        for _ in range(WINDOW_TICKS):
-            due = time.perf_counter() + TICK_S
-            gevent.sleep(TICK_S)
-            late = time.perf_counter() - due
-            self._lag.record(late * 1e6)
-            if late * 1e6 > MOST_LATE_US:
-                self._frozen_s += late
-        wall = time.perf_counter() - start
+        watched, idle = self._watched_s, self._idle_s
+        for tick in range(WINDOW_TICKS):
+            if tick % WATCHED_TICK == 0:
+                self._waiting_since, self._watching_since = None, time.perf_counter()
+                before.start(self._begin_to_wait)
+                after.start(self._end_to_wait)
+            self._tick()
+            if self._watching_since:
+                before.stop()
+                after.stop()
+                self._watched_s, self._watching_since = self._watched(), 0.0
+        watched, idle = self._watched_s - watched, self._idle_s - idle
         self._windows += 1
-        self._busy_windows += wall - (self._idle_s - idle) > MOST_BUSY * wall
+        self._busy_windows += watched - idle > MOST_BUSY * watched
+
+    def _tick(self) -> None:
+        """Sleep one tick, and note how late it ended."""
+        due = time.perf_counter() + TICK_S
+        gevent.sleep(TICK_S)
+        late = time.perf_counter() - due
+        self._lag.record(late * 1e6)
+        if late * 1e6 > MOST_LATE_US:
+            self._frozen_s += late
 
     def take(self) -> MeterData:
         """The readings since the last `take`."""
         wall = time.perf_counter() - self._wall
+        watched, idle = self._watched() - self._before[0], self._idle_s - self._before[1]
         data = MeterData(
             cpu_s=time.process_time() - self._cpu,
-            busy_s=max(0.0, wall - (self._idle_s - self._idle_before)),
+            busy_s=wall * max(0.0, 1 - idle / watched) if watched else 0.0,
             wall_s=wall,
             windows=self._windows,
             busy_windows=self._busy_windows,

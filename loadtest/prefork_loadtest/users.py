@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from locust import User, task
 
-from prefork_client import Client, PeerClosedIdle
+from prefork_client import Client, ClientClosed, PeerClosedIdle
 from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
@@ -65,6 +65,7 @@ class TcpUser(KitUser):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.overhead = len(self.framing.encode(b"0")) - 1
+        self.reply_timeout_s: float | None = self.options.reply_timeout_s
         self._client: Client | None = None
 
     def on_stop(self) -> None:
@@ -78,7 +79,7 @@ class TcpUser(KitUser):
                 parse_address(self.host or DEFAULT_HOST),
                 self.framing,
                 connect_timeout=self.options.reply_timeout_s,
-                reply_timeout=self.options.reply_timeout_s,
+                reply_timeout=self.reply_timeout_s,
             )
             client.connect()
             self._client = client
@@ -103,6 +104,9 @@ class ProvingUser(TcpUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
+        self.since, self.patience_s = 0.0, self.options.reply_timeout_s
+        self.reply_timeout_s = None  # `patience` keeps the time
+        self._has_expired = False
         nonce = secrets.randbits(64)
         self.prover: Proof = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
 
@@ -114,7 +118,7 @@ class ProvingUser(TcpUser):
         request = self.prover.next()
         with Measurement(self, name, intended) as measurement:
             try:
-                client = self.connect(measurement)
+                client = self._client or self.connect(measurement)
                 if keep:
                     measurement.started()
                 answer = self._answer(client, request, measurement)
@@ -140,13 +144,42 @@ class ProvingUser(TcpUser):
         """
         measurement.sends(1, len(request) + self.overhead)
         try:
-            return client.request(request)
+            return self._wait_for(client, request)
         except PeerClosedIdle:
             if measurement.fresh:
                 raise
             self.disconnect()
             measurement.reopened = True
-            return self.connect(measurement).request(request)
+            return self._wait_for(self.connect(measurement), request)
+
+    def _wait_for(self, client: Client, request: bytes) -> bytes:
+        self.since = time.perf_counter()
+        try:
+            return client.request(request)
+        except ClientClosed as error:
+            if self._has_expired:
+                raise RequestFailed(Failure.TIMEOUT) from error
+            raise
+        finally:
+            self.since = 0.0
+
+    def connect(self, measurement: Measurement) -> Client:
+        """The connection: the one that is open, or a new one."""
+        if self._client is None:
+            self._has_expired = False
+            self.collector.patience.watched.add(self)
+        return super().connect(measurement)
+
+    def disconnect(self) -> None:
+        """Close the connection, if there is one."""
+        self.collector.patience.watched.discard(self)
+        super().disconnect()
+
+    def expire(self) -> None:
+        """Close the connection under the request: its answer has not come in time."""
+        self._has_expired = True
+        if self._client is not None:
+            self._client.close()
 
 
 class EchoUser(ProvingUser):
