@@ -1,8 +1,9 @@
-"""How much load one processor makes with the kit, beside a bare Locust user with a raw socket: `python -m bench.generator`.
+"""How much load one processor makes with the kit, beside a bare Locust user: `python -m bench.generator`.
 
-The bare user sends bytes of the same sizes and takes whatever comes for the answer: it checks nothing, and nothing bounds
-its waiting. Each user runs in a process of its own, in turn with the others, against one server. What is compared is the
-load process's own CPU time per request, so that the ratio depends little on who else uses the machine.
+The bare user has a raw socket, sends bytes of the same sizes and takes whatever comes for the answer: it checks
+nothing, and nothing bounds its waiting. Each user runs in a process of its own, in turn with the others, against one
+server. What is compared is the load process's own CPU time per request: so the ratio depends little on who else uses
+the machine.
 """
 
 from __future__ import annotations
@@ -74,7 +75,11 @@ class BareUser(User):
 
 
 BARE: Final = "bare"
-LOADS: Final[dict[str, type[User]]] = {BARE: BareUser, "raw socket": USERS["RawEchoUser"], "client package": USERS["EchoUser"]}
+LOADS: Final[dict[str, type[User]]] = {
+    BARE: BareUser,
+    "raw socket": USERS["RawEchoUser"],
+    "client package": USERS["EchoUser"],
+}
 """Who makes the load, by the name that is printed."""
 
 
@@ -137,7 +142,7 @@ def ratios(costs: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print a line for each, and return the exit code: 0, 1 if less than what is asked, or nothing, was found."""
+    """Measure, print a line for each, and return the exit code: 1 if it is less than what is asked, or nothing."""
     parser = argparse.ArgumentParser(prog="python -m bench.generator", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each kind of user (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measure (default: %(default)s)")
@@ -149,9 +154,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     servers, loads = measure.sides()
     try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder, measure.on(servers):
-            with OwnServer(SERVE, Path(folder) / "control", Path(folder) / "log") as server, measure.on(loads):
-                costs = compare(server.address, options.rounds, options.seconds)
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-") as folder,
+            measure.on(servers),
+            OwnServer(SERVE, Path(folder) / "control", Path(folder) / "log") as server,
+            measure.on(loads),
+        ):
+            costs = compare(server.address, options.rounds, options.seconds)
     except (StartFailed, subprocess.CalledProcessError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return FAILED

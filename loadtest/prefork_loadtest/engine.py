@@ -67,7 +67,7 @@ def run(plan: Plan, say: Callable[[str], None], strikes: Strikes | None = None) 
     Args:
         plan: what to do, already checked.
         say: takes one line of progress at a time.
-        strikes: makes what strikes at the server, from what begins a phase and what notes a mark; else the plan's faults.
+        strikes: makes what strikes, given what begins a phase and what notes a mark; else the plan's faults.
     """
     record = _record(plan)
     with _interruptions() as interrupted:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypedDict
 from prefork_loadtest.failure import Failure
 from prefork_loadtest.faultplan import Kind
 from prefork_loadtest.histogram import Encoded, Histogram
-from prefork_loadtest.sheet import Sheet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from prefork_loadtest.sheet import Sheet
 
 RAMP, STEADY, DRAIN = "ramp", "steady", "drain"
 CLIMB, SPIKE, RECOVERY, OVERLOAD = "climb", "spike", "recovery", "overload"

@@ -1,7 +1,7 @@
 """Locust's own statistics, told of right answers by the sheet and not one by one.
 
-An event for each request costs as much as all the rest of booking it. Locust's console, its page and its CSV show seconds
-at the finest: they lose nothing by this. Whoever listens to the event `request` still gets every one.
+An event for each request costs as much as all the rest of booking it. Locust's console, its page and its CSV show
+seconds at the finest: they lose nothing by this. Whoever listens to the event `request` still gets every one.
 """
 
 from __future__ import annotations

@@ -15,13 +15,7 @@ from prefork_loadtest.histogram import Encoded, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn, Protocol
-
-    class Watcher(Protocol):
-        """A watcher of gevent's loop."""
-
-        def start(self, callback: Callable[[], None]) -> None: ...
-        def stop(self) -> None: ...
+    from typing import Any, NoReturn
 
 TICK_S = 0.05
 WATCHED_TICK = 4
@@ -63,6 +57,7 @@ class Meter:
     def __init__(self) -> None:
         self._watched_s = self._idle_s = self._watching_since = 0.0
         self._waiting_since: float | None = None
+        self._watchers: list[tuple[Any, Callable[[], None]]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -79,13 +74,25 @@ class Meter:
         """Measure for ever; for a greenlet of its own."""
         loop = get_hub().loop
         # The last to run before the loop waits for events, and the first after it.
-        before, after = loop.prepare(ref=False, priority=-2), loop.check(ref=False, priority=2)
+        self._watchers = [
+            (loop.prepare(ref=False, priority=-2), self._begin_to_wait),
+            (loop.check(ref=False, priority=2), self._end_to_wait),
+        ]
         try:
             while True:
-                self._window(before, after)
+                self._window()
         finally:
-            before.stop()
-            after.stop()
+            self._unwatch()
+
+    def _watch(self) -> None:
+        self._waiting_since, self._watching_since = None, time.perf_counter()
+        for watcher, heard in self._watchers:
+            watcher.start(heard)
+
+    def _unwatch(self) -> None:
+        self._watched_s, self._watching_since = self._watched(), 0.0
+        for watcher, _ in self._watchers:
+            watcher.stop()
 
     def _begin_to_wait(self) -> None:
         self._waiting_since = time.perf_counter()
@@ -98,19 +105,15 @@ class Meter:
         """Seconds in which the loop was watched so far, the tick included that has begun."""
         return self._watched_s + (time.perf_counter() - self._watching_since if self._watching_since else 0.0)
 
-    def _window(self, before: Watcher, after: Watcher) -> None:
+    def _window(self) -> None:
         """Measure one window."""
         watched, idle = self._watched_s, self._idle_s
         for tick in range(WINDOW_TICKS):
             if tick % WATCHED_TICK == 0:
-                self._waiting_since, self._watching_since = None, time.perf_counter()
-                before.start(self._begin_to_wait)
-                after.start(self._end_to_wait)
+                self._watch()
             self._tick()
-            if self._watching_since:
-                before.stop()
-                after.stop()
-                self._watched_s, self._watching_since = self._watched(), 0.0
+            if tick % WATCHED_TICK == 0:
+                self._unwatch()
         watched, idle = self._watched_s - watched, self._idle_s - idle
         self._windows += 1
         self._busy_windows += watched - idle > MOST_BUSY * watched

@@ -1,7 +1,7 @@
 """How long a load user waits for a reply: one look at all who wait, now and then, instead of a timer for every call.
 
-A timer costs a tenth of a request, and nearly none ever fires. Whoever waits says since when; who has waited too long has
-its connection closed under it, and finds it so.
+A timer costs a tenth of a request, and nearly none ever fires. Whoever waits says since when; who has waited too long
+has its connection closed under it, and finds it so.
 """
 
 from __future__ import annotations

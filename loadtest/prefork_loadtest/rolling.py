@@ -85,9 +85,7 @@ class Replica:
 class Restarts:
     """What the engine strikes in a rolling restart: an `engine.Striker`."""
 
-    def __init__(
-        self, replicas: Sequence[Replica], enter: Callable[[str], None], mark: Callable[[str], None]
-    ) -> None:
+    def __init__(self, replicas: Sequence[Replica], enter: Callable[[str], None], mark: Callable[[str], None]) -> None:
         self._left = list(replicas)
         self._enter = enter
         self._mark = mark
@@ -130,7 +128,8 @@ class Restarts:
         began = time.monotonic()
         self._mark(f"TERM of {replica.name}")
         replica.stop()
-        self._mark(f"{replica.name} ended with exit code {replica.exit_codes[-1]} after {time.monotonic() - began:.2f} s")
+        took = time.monotonic() - began
+        self._mark(f"{replica.name} ended with exit code {replica.exit_codes[-1]} after {took:.2f} s")
         time.sleep(ALONE_S)
         replica.start()
         deadline = time.monotonic() + BACK_S
@@ -199,5 +198,6 @@ def run(plan: Plan, log: Path, say: Callable[[str], None]) -> Record:
     for line in errors[:10]:
         say(f"a replica's log has an error: {line}")
     end["log_errors"] = float(len(errors))
-    end["exit_code"] = float(max(abs(1 if code is None else code) for replica in replicas for code in replica.exit_codes))
+    codes = [code for replica in replicas for code in replica.exit_codes]
+    end["exit_code"] = float(max(1 if code is None else abs(code) for code in codes))
     return record

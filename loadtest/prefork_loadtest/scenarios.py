@@ -306,7 +306,7 @@ _EDGES = (
     Scenario(
         "rolling",
         "two replicas behind HAProxy, told to stop and started again in turn: nothing is lost",
-        # A connection each: through a balancer nobody can tell an end that crosses a request from a request that is lost.
+        # A connection each: through a balancer nobody can tell an end that crosses a request from a lost request.
         (Crew("ChurnUser", 1),),
         (
             *(*RIGHT, "rolling.failed == 0", "rolling.struck == 2", "rolling.unsettled == 0"),
