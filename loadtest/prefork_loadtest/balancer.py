@@ -147,14 +147,15 @@ class Balancer:
         process = self._process
         if process is None:
             return
+        if self._container:  # whoever ends `docker run` leaves its container; the load is over, nobody is cut off
+            command = ["docker", "rm", "--force", self._container]
+            subprocess.run(command, capture_output=True, timeout=LOOK_S, check=False)  # noqa: S603 - our own words
         process.terminate()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if self._container:  # whoever kills `docker run` leaves its container
-            subprocess.run(["docker", "rm", "--force", self._container], capture_output=True, check=False)  # noqa: S603, S607 - ours
 
 
 def _free_port() -> int:

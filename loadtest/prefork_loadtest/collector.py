@@ -23,6 +23,7 @@ from prefork_loadtest.meter import Meter, MeterData, Readings
 from prefork_loadtest.options import UserOptions
 from prefork_loadtest.patience import Patience
 from prefork_loadtest.sheet import Sheet
+from prefork_loadtest.verdict import LOST_WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,7 +203,7 @@ class Collector:
         troubles = []
         silent = sum(process.final is None for process in self.processes.values())
         if silent:
-            troubles.append(f"a load worker was lost: {silent} of {len(self.processes)} did not report its end")
+            troubles.append(f"{LOST_WORKER}: {silent} of {len(self.processes)} did not report its end")
         unlike = [process for process in self.processes.values() if process.final not in {None, process.merged}]
         if unlike:
             lost = sum((process.final or 0) - process.merged for process in unlike)

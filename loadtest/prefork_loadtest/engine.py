@@ -33,6 +33,7 @@ from prefork_loadtest.plan import CONTROL_INTERVAL_S
 from prefork_loadtest.progress import Progress
 from prefork_loadtest.record import Record, Span
 from prefork_loadtest.tally import Tally
+from prefork_loadtest.verdict import LOST_WORKER
 from prefork_loadtest.workers import Workers
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Run:
         if spans:
             spans[-1].end_s = self._elapsed
         if not collector.enter(phase, pace):
-            raise RunBroken("a load worker was lost: it did not follow into the next phase")
+            raise RunBroken(f"{LOST_WORKER}: it did not follow into the next phase")
         spans.append(Span(phase, self._elapsed, self._elapsed))
 
     def _ramp(self, environment: Environment, collector: Collector) -> None:
@@ -288,7 +289,7 @@ class Run:
             return
         present = sum(client.state != STATE_MISSING for client in runner.clients.values())
         if self._workers.lost() or present < (self._plan.workers or self._plan.external_workers):
-            raise RunBroken("a load worker was lost in the middle of the run")
+            raise RunBroken(f"{LOST_WORKER} in the middle of the run")
 
     def _look(self, *, must: bool = False) -> None:
         """Read the server's status, now and then."""

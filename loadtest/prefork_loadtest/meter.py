@@ -12,6 +12,7 @@ import gevent
 from gevent import get_hub
 
 from prefork_loadtest.histogram import Encoded, Histogram
+from prefork_loadtest.verdict import SATURATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,13 +176,13 @@ class Readings:
     def trouble(self) -> str | None:
         """Why this process was saturated, in one line; None if it kept up."""
         if self.busy_windows > max(1.0, MOST_BUSY_PART * self.windows):
-            return f"generator saturated: its loop had no room left in {self.busy_windows} of {self.windows} seconds"
+            return f"{SATURATED}: its loop had no room left in {self.busy_windows} of {self.windows} seconds"
         if self.frozen_s > MOST_FROZEN_PART * self.wall_s:
-            return f"generator saturated: its loop stood still for {self.frozen_s:.1f} of {self.wall_s:.1f} s"
+            return f"{SATURATED}: its loop stood still for {self.frozen_s:.1f} of {self.wall_s:.1f} s"
         for what, times in (("its loop woke", self.lag), ("its scheduled requests began", self.slip)):
             late = _again_and_again(times)
             if late > MOST_LATE_US:
-                return f"generator saturated: {what} {late / 1000:.0f} ms late and later, again and again"
+                return f"{SATURATED}: {what} {late / 1000:.0f} ms late and later, again and again"
         return None
 
 

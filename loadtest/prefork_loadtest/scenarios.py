@@ -317,7 +317,8 @@ _EDGES = (
         think_s=0.1,
         own=Own(
             (
-                *(ECHO, "--workers", "2", "--drain-timeout", "10"),
+                # A server that stops serves its accept queue for two thirds of this at most; here it is never empty.
+                *(ECHO, "--workers", "2", "--drain-timeout", "4"),
                 *("--proxy-protocol", "v2", "--proxy-trust", "127.0.0.0/8"),
             ),
             Unit.OFF,

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = re.compile(r"(.+?) +([\d.]+) us of CPU per request \([\d.]+ to [\d.]+\) +([\d.]+) of the bare user's load per core")
+LINE = re.compile(
+    r"(.+?) +([\d.]+) us of CPU per request \([\d.]+ to [\d.]+\) +([\d.]+) of the bare user's load per core"
+)
 FAR_LESS = 0.6
 """Half a bare user's load is what one event and five histograms for each request left; a short look is not exact."""
 

@@ -88,7 +88,7 @@ def test_an_interrupted_run_leaves_nothing_stopped_and_no_server(start: Run) -> 
     process.hear("STOP of worker")
     process.popen.send_signal(signal.SIGINT)
     outcome = process.end()
-    assert outcome.code == 4, outcome
+    assert outcome.code == 8, outcome
     assert outcome.figures()["exit_code"] == 0
 
 

@@ -1,4 +1,4 @@
-"""What Locust itself shows. Each test looks from a process of its own: importing Locust patches the standard library."""
+"""What Locust itself shows, each time in a process of its own: importing Locust patches the standard library."""
 
 from __future__ import annotations
 

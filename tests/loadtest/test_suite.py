@@ -31,6 +31,8 @@ def outcome(code: Code | None) -> Outcome:
         ((Code.PASSED, None), Code.PASSED),
         ((Code.PASSED, Code.GATE_FAILED), Code.GATE_FAILED),
         ((Code.GATE_FAILED, Code.INVALID), Code.INVALID),
+        ((Code.INVALID, Code.INTERRUPTED), Code.INTERRUPTED),
+        ((Code.SATURATED, Code.WORKER_LOST), Code.WORKER_LOST),
         ((Code.INVALID, Code.WRONG_ANSWERS), Code.WRONG_ANSWERS),
         ((Code.NEVER_REACHED, Code.PASSED), Code.NEVER_REACHED),
         ((None, None), Code.INVALID),
