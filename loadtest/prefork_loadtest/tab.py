@@ -25,6 +25,7 @@ from prefork_loadtest.faults import STRIKES, Mark, Subject
 from prefork_loadtest.ledger import STEADY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from locust.web import WebUI
@@ -72,7 +73,7 @@ class Tab:
         if app is None:
             return
         self._has_login = web.web_login
-        guard = web.auth_required_if_enabled
+        guard: Callable[[Any], Any] = web.auth_required_if_enabled
         app.add_url_rule(f"/{KEY}/tab.js", f"{KEY}_script", self._script)
         app.add_url_rule(f"/{KEY}/fault/<kind>", f"{KEY}_fault", guard(self._fault), methods=["POST"])
         app.add_url_rule(f"/{KEY}/marks", f"{KEY}_marks", guard(self._marks))
