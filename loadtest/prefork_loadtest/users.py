@@ -1,7 +1,7 @@
 """The load users of an echo, or of what a probe asks: one Locust class per behaviour, each proving what it is answered.
 
 No user connects in `on_start` (Locust does not respawn a user whose `on_start` raises), none keeps a connection that
-failed, and each task is one request, so that the drain waits for one request at most.
+failed, and each request asks first whether the run drains, so that the drain waits for one request of a user at most.
 """
 
 from __future__ import annotations

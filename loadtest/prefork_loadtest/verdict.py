@@ -130,14 +130,14 @@ def _flawed(evidence: Evidence) -> Code:
     """The code of a run with flaws: of its cause, where what else is wrong with it may follow from that."""
     lost, saturated = (any(line.startswith(text) for line in evidence.troubles) for text in (LOST_WORKER, SATURATED))
     is_whole = evidence.finished and not evidence.troubles and evidence.begun == evidence.requests
-    broken = not is_whole or evidence.failures.get(Failure.BROKEN_USER)
     causes = (
         (evidence.interrupted, Code.INTERRUPTED),
         (lost, Code.WORKER_LOST),
-        (saturated, Code.SATURATED),
-        (broken, Code.INVALID),
+        (evidence.failures.get(Failure.BROKEN_USER), Code.INVALID),
         (evidence.requests and not evidence.answered, Code.UNANSWERED),
-        (evidence.answered < evidence.least_requests or not evidence.answered, Code.TOO_FEW),
+        (saturated, Code.SATURATED),
+        (not is_whole, Code.INVALID),
+        (evidence.answered < max(1, evidence.least_requests), Code.TOO_FEW),
     )
     return next((code for is_so, code in causes if is_so), Code.INVALID)
 

@@ -126,9 +126,11 @@ def test_nothing_listening_is_never_reached(smoke: Run) -> None:
     assert "never reached" in outcome.out
 
 
-def test_a_server_that_never_answers_proves_nothing(smoke: Run, peer: Run) -> None:
+@pytest.mark.parametrize("scenario", ["smoke", "oracle"])  # the client package, and plain sockets beside it
+def test_a_server_that_never_answers_proves_nothing(start: Run, peer: Run, scenario: str) -> None:
+    load = ("--users", "8", "--duration", "1", "--reply-timeout", "0.5", "--report", "report")
     with peer("mute") as host:
-        outcome = smoke(host, "--duration", "1", "--reply-timeout", "0.5")
+        outcome = start("run", scenario, "--host", host, *load).end()
     assert outcome.code == 10, outcome
     assert set(outcome.failures) == {"timeout"}
     assert "no request got an answer" in outcome.out
