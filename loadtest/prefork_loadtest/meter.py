@@ -6,6 +6,7 @@ A saturated generator measures itself. Each load process has one meter; their re
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING, TypedDict
 
 import gevent
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 WATCHED_TICK = 4
 """In one tick of so many the loop is watched: that costs something each time it comes round, a tenth of a request."""
-WINDOW_TICKS = 20
-"""Ticks of one window, about a second: short enough that a spike is not averaged away."""
+WINDOW_S = 1.0
+"""Seconds of one window: short enough that a spike is not averaged away. Not so many ticks: a busy loop has few."""
 MOST_BUSY = 0.9
 """A loop that waits for less than the rest of a window has no room left: replies wait for the generator."""
 MOST_BUSY_PART = 0.1
@@ -109,12 +110,15 @@ class Meter:
     def _window(self) -> None:
         """Measure one window."""
         watched, idle = self._watched_s, self._idle_s
-        for tick in range(WINDOW_TICKS):
+        end = time.perf_counter() + WINDOW_S
+        for tick in count():
             if tick % WATCHED_TICK == 0:
                 self._watch()
             self._tick()
             if tick % WATCHED_TICK == 0:
                 self._unwatch()
+            if time.perf_counter() >= end:
+                break
         watched, idle = self._watched_s - watched, self._idle_s - idle
         self._windows += 1
         self._busy_windows += watched - idle > MOST_BUSY * watched
