@@ -51,7 +51,7 @@ def main() -> None:
     except click.ClickException as error:
         refuse(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        code = Code.INVALID
+        code = Code.INTERRUPTED
     except Exception:
         # Fail-closed here too: Python's own exit code for a traceback would read as "a gate did not hold".
         logging.getLogger(__name__).exception("prefork-loadtest itself broke")
@@ -71,9 +71,12 @@ def commands() -> None:
     r"""Load tests for framed TCP, with a verdict as the exit code.
 
     \b
-    0  every gate held             3  wrong answers
-    1  a gate did not hold         4  the run is invalid: it proves nothing
-    2  usage                       5  the server was never reached
+    0  every gate held             6  no requests, or too few
+    1  a gate did not hold         7  a load worker was lost
+    2  usage                       8  interrupted
+    3  wrong answers               9  the generator was saturated
+    4  invalid for another reason  10 the server was reached, and answered nothing
+    5  the server was never reached
     """
 
 
@@ -91,7 +94,9 @@ def list_scenarios() -> None:
 @option("--users", type=click.IntRange(1, MOST_USERS), help="How many users; else as the scenario says.")
 @option("--rate", type=positive(MOST_RATE), help="Requests/s of all open-rate users; else as the scenario says.")
 @option("--duration", type=positive(MOST_SECONDS), help="Seconds under full load; else as the scenario says.")
-@option("--workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here.")
+@option(
+    "--workers", "--processes", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to start here."
+)
 @option("--external-workers", type=click.IntRange(0, MOST_WORKERS), default=0, help="Locust workers to wait for.")
 @option("--bind", default="127.0.0.1:5557", callback=values.bind, help="Where external workers connect.")
 @option("--wait", type=Number(0, MOST_SECONDS), default=5.0, help="Seconds to wait for the server.")
@@ -150,6 +155,10 @@ def _carry_out(plan: Plan, log: Path) -> Record | None:
     if reason := needs.missing(plan.scenario.needs):
         return engine.unavailable(plan, reason)
     try:
+        if plan.is_rolling:
+            from prefork_loadtest import rolling
+
+            return rolling.run(plan, log, _say)
         return hosted.run(plan, plan.scenario.own.arguments, log, _say)
     except StartFailed as error:
         click.echo(f"prefork-loadtest: {error}", err=True)

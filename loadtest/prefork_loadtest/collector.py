@@ -17,12 +17,17 @@ from weakref import WeakKeyDictionary
 from locust import runners
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
+from prefork_loadtest import locust_stats
 from prefork_loadtest.ledger import DRAIN, RAMP, Ledger, LedgerData, Sample
 from prefork_loadtest.meter import Meter, MeterData, Readings
 from prefork_loadtest.options import UserOptions
+from prefork_loadtest.patience import Patience
+from prefork_loadtest.sheet import Sheet
+from prefork_loadtest.verdict import LOST_WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from gevent import Greenlet
     from locust.env import Environment
@@ -72,20 +77,23 @@ class Collector:
         draining: no request may begin any more.
         started_at: when the test began, in seconds since the epoch; `ended_at` likewise.
         user_errors: exceptions that users raised outside a measurement.
+        patience: ends waits that last too long.
     """
 
     def __init__(self, environment: Environment) -> None:
-        self.ledger = Ledger()
+        self._environment = environment
+        self.ledger = Ledger(self._tell)
         self.phase = RAMP
         self.pace = 1.0
         self.processes: dict[str, LoadProcess] = {}
         self.user_errors = 0
         self.draining = False
         self.started_at = self.ended_at = time.time()
-        self._booked = 0
-        self._environment = environment
+        self._taken = 0
+        self._epoch = time.time() - time.perf_counter()
+        self.patience = Patience()
         self._meter = Meter()
-        self._metering: Greenlet[..., Any] | None = None
+        self._beside: list[Greenlet[..., Any]] = []
         events = environment.events
         for event, listener in (
             (events.test_start, self._on_test_start),
@@ -127,8 +135,23 @@ class Collector:
 
     def book(self, sample: Sample) -> None:
         """Book one finished request."""
-        self._booked += 1
         self.ledger.add(sample)
+
+    def sheet(self, name: str, now: float) -> Sheet:
+        """A new sheet for right answers of a row that end from now on, in seconds of `perf_counter`."""
+        second = int(self.at(now))
+        is_told = locust_stats.has_listeners(self._environment)
+        sheet = Sheet(name, self.phase, second, second + 1 - self._epoch, is_told=is_told)
+        self.ledger.open(sheet)
+        return sheet
+
+    def at(self, moment: float) -> float:
+        """Seconds since the epoch of a moment of `perf_counter`."""
+        return self._epoch + moment
+
+    def _tell(self, sheet: Sheet) -> None:
+        if not sheet.is_told:
+            locust_stats.tell(self._environment, sheet)
 
     def late(self, seconds: float) -> None:
         """Note by how much a scheduled request began late though its user had nothing else to do."""
@@ -143,7 +166,7 @@ class Collector:
             phase: what requests are booked to from now on.
             pace: open-rate users keep this many times their rate in it.
         """
-        self.phase, self.pace = phase, pace
+        self._begin_phase(phase, pace)
         runner = self.runner
         if not isinstance(runner, MasterRunner):
             return True
@@ -151,6 +174,10 @@ class Collector:
             process.phase = ""
         runner.send_message(_PHASE, {"phase": phase, "pace": pace})
         return _wait_until(lambda: all(process.phase == phase for process in self.processes.values()), ACKNOWLEDGE_S)
+
+    def _begin_phase(self, phase: str, pace: float) -> None:
+        self.ledger.close()
+        self.phase, self.pace = phase, pace
 
     def drain(self) -> None:
         """Let what is in flight finish and begin nothing more, everywhere; then the last samples are here.
@@ -160,7 +187,8 @@ class Collector:
         """
         if self.draining:
             return
-        self.phase, self.draining = DRAIN, True
+        self._begin_phase(DRAIN, self.pace)
+        self.draining = True
         patience = self._environment.stop_timeout
         runner = self.runner
         if isinstance(runner, MasterRunner):
@@ -168,13 +196,14 @@ class Collector:
             _wait_until(self._all_final, patience + MARGIN_S)
         else:
             _wait_until(lambda: self.ledger.begun == self.ledger.finished, patience)
+        self.ledger.post()
 
     def troubles(self) -> list[str]:
         """What makes the samples incomplete or worthless, one line each. To be asked when the run is over."""
         troubles = []
         silent = sum(process.final is None for process in self.processes.values())
         if silent:
-            troubles.append(f"a load worker was lost: {silent} of {len(self.processes)} did not report its end")
+            troubles.append(f"{LOST_WORKER}: {silent} of {len(self.processes)} did not report its end")
         unlike = [process for process in self.processes.values() if process.final not in {None, process.merged}]
         if unlike:
             lost = sum((process.final or 0) - process.merged for process in unlike)
@@ -192,17 +221,19 @@ class Collector:
 
     def _on_test_start(self, **_: Any) -> None:  # noqa: ANN401 - Locust passes what it likes
         # A web page may start several tests in one process: each has its own books.
-        self.ledger = Ledger()
+        self.ledger = Ledger(self._tell)
         self.started_at = self.ended_at = time.time()
+        self._epoch = time.time() - time.perf_counter()
         self.phase, self.pace, self.draining = RAMP, 1.0, False
-        self.user_errors = self._booked = 0
+        self.user_errors = self._taken = 0
         runner = self.runner
         if isinstance(runner, MasterRunner):
             self.processes = {client: LoadProcess() for client in runner.clients}
             return
         self.processes = {client: LoadProcess() for client in self.processes}
+        self.patience = Patience()
         self._meter = Meter()
-        self._metering = runner.greenlet.spawn(self._meter.run)
+        self._beside = [runner.greenlet.spawn(run) for run in (self._meter.run, self._keep_posting, self.patience.run)]
 
     def _on_test_stopping(self, **_: Any) -> None:  # noqa: ANN401 - as above
         if not isinstance(self.runner, WorkerRunner):
@@ -217,13 +248,18 @@ class Collector:
 
     def _on_test_stop(self, **_: Any) -> None:  # noqa: ANN401 - as above
         self.ended_at = time.time()
-        if self._metering is not None:
-            self._metering.kill(block=False)
-            self._metering = None
+        while self._beside:
+            self._beside.pop().kill(block=False)
         local = self.processes.get("local")
         if local is not None:
             local.readings.merge(self._meter.take())
-            local.merged = local.final = self._booked
+            local.merged = local.final = self.ledger.finished
+
+    def _keep_posting(self) -> NoReturn:
+        """Keep Locust's own statistics at most a second behind, whether anybody reads the books or not."""
+        while True:
+            time.sleep(REPORT_INTERVAL_S)
+            self.ledger.post()
 
     def _on_user_error(self, **_: Any) -> None:  # noqa: ANN401 - as above
         self.user_errors += 1
@@ -249,19 +285,22 @@ class Collector:
     # In a worker.
 
     def _take_phase(self, msg: Message, **_: Any) -> None:  # noqa: ANN401 - as above
-        self.phase, self.pace = msg.data["phase"], float(msg.data["pace"])
+        self._begin_phase(msg.data["phase"], float(msg.data["pace"]))
         self.runner.send_message(_PHASE_TAKEN, {"phase": self.phase})
 
     def _finish(self, **_: Any) -> None:  # noqa: ANN401 - as above
         runner = self.runner
         if not isinstance(runner, WorkerRunner):
             return
-        self.phase, self.draining = DRAIN, True
+        self._begin_phase(DRAIN, self.pace)
+        self.draining = True
         runner.stop_users(runner.user_classes_count)
+        self.ledger.post()  # Locust's own statistics are told before they are sent
         runner._send_stats()  # noqa: SLF001 - the last samples; Locust itself sends them so when it quits
-        runner.send_message(_FINAL, {"finished": self._booked})
+        runner.send_message(_FINAL, {"finished": self._taken})
 
     def _on_report_to_master(self, data: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - as above
+        self._taken += self.ledger.finished
         data[_KEY] = {
             "ledger": self.ledger.take(),
             "meter": self._meter.take(),

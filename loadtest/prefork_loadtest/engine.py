@@ -33,13 +33,17 @@ from prefork_loadtest.plan import CONTROL_INTERVAL_S
 from prefork_loadtest.progress import Progress
 from prefork_loadtest.record import Record, Span
 from prefork_loadtest.tally import Tally
+from prefork_loadtest.verdict import LOST_WORKER
 from prefork_loadtest.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from prefork_loadtest.control import Status
+    from prefork_loadtest.injector import Striker
     from prefork_loadtest.plan import Plan
+
+    Strikes = Callable[[Callable[[str], None], Callable[[str], None]], Striker]
 
 TICK_S = 0.05
 COUNT_S = 3.0
@@ -58,17 +62,18 @@ class RunBroken(Exception):  # noqa: N818 - a stage says so to end the run; the 
     """The run cannot go on; what it has is kept."""
 
 
-def run(plan: Plan, say: Callable[[str], None]) -> Record:
+def run(plan: Plan, say: Callable[[str], None], strikes: Strikes | None = None) -> Record:
     """Carry out a plan and return the record of it.
 
     Args:
         plan: what to do, already checked.
         say: takes one line of progress at a time.
+        strikes: makes what strikes, given what begins a phase and what notes a mark; else the plan's faults.
     """
     record = _record(plan)
     with _interruptions() as interrupted:
         try:
-            Run(plan, record, say, interrupted).carry_out()
+            Run(plan, record, say, interrupted, strikes).carry_out()
         except RunBroken as reason:
             record.troubles.append(str(reason))
         except Exception as error:  # noqa: BLE001 - whatever it was, the record says so and the verdict is not 0
@@ -121,8 +126,16 @@ def _interruptions() -> Iterator[list[int]]:
 class Run:
     """The stages of one run. Each may raise `RunBroken`; the drain comes after all of them, whatever happened."""
 
-    def __init__(self, plan: Plan, record: Record, say: Callable[[str], None], interrupted: list[int]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        record: Record,
+        say: Callable[[str], None],
+        interrupted: list[int],
+        strikes: Strikes | None = None,
+    ) -> None:
         self._plan = plan
+        self._strikes = strikes
         self._record = record
         self._say = say
         self._interrupted = interrupted
@@ -133,7 +146,7 @@ class Run:
         self._start = time.monotonic()
         self._now = plan.scenario.stages[0]
         self._looked_at = self._begin = 0.0
-        self._injector: Injector | None = None
+        self._injector: Striker | None = None
 
     def carry_out(self) -> None:
         """The whole run."""
@@ -218,7 +231,7 @@ class Run:
         if spans:
             spans[-1].end_s = self._elapsed
         if not collector.enter(phase, pace):
-            raise RunBroken("a load worker was lost: it did not follow into the next phase")
+            raise RunBroken(f"{LOST_WORKER}: it did not follow into the next phase")
         spans.append(Span(phase, self._elapsed, self._elapsed))
 
     def _ramp(self, environment: Environment, collector: Collector) -> None:
@@ -276,7 +289,7 @@ class Run:
             return
         present = sum(client.state != STATE_MISSING for client in runner.clients.values())
         if self._workers.lost() or present < (self._plan.workers or self._plan.external_workers):
-            raise RunBroken("a load worker was lost in the middle of the run")
+            raise RunBroken(f"{LOST_WORKER} in the middle of the run")
 
     def _look(self, *, must: bool = False) -> None:
         """Read the server's status, now and then."""
@@ -314,29 +327,35 @@ class Run:
             start, last = (sum(part) / len(part) for part in parts)
             end |= {"rss_start": start, "rss_end": last, "rss_growth": last / start - 1 if start else 0.0}
 
-    def _faults(self, collector: Collector) -> Injector | None:
+    def _faults(self, collector: Collector) -> Striker | None:
         """What strikes the planned faults; None without any."""
         plan = self._plan
+
+        def enter(phase: str) -> None:
+            self._enter(collector, self._now.phase if phase == STEADY else phase, self._now.pace)
+
+        if self._strikes is not None:
+            return self._strikes(enter, self._mark)
         if not plan.faults or plan.control is None:
             return None
         subject = Subject(plan.control, Census(plan.front), plan.front, self._see)
         return Injector(
             plan.faults,
             subject,
-            lambda phase: self._enter(collector, self._now.phase if phase == STEADY else phase, self._now.pace),
+            enter,
             self._mark,
             lambda phase: collector.ledger.total(phase).failed,
             plan.settle_s,
         )
 
-    def _strike(self, injector: Injector, into_s: float) -> None:
+    def _strike(self, injector: Striker, into_s: float) -> None:
         """Strike or watch, as it is time to."""
         try:
             injector.tick(into_s)
         except control.ControlError as error:
             raise RunBroken(f"the fault was not injected: {error}") from error
 
-    def _end_faults(self, injector: Injector) -> None:
+    def _end_faults(self, injector: Striker) -> None:
         """Let nothing last beyond the users, and write down what became of the faults."""
         try:
             injector.end(look=not self._interrupted)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locust import User, events, stats
+from locust import User, events
 from locust.runners import WorkerRunner
 
-from prefork_loadtest import epilogue, options
+from prefork_loadtest import epilogue, locust_stats, options
 from prefork_loadtest.collector import install
 from prefork_loadtest.hostile import (
     HalfOpenUser,
@@ -104,14 +104,6 @@ USERS: dict[str, type[User]] = {
 """Every user by the name that scenarios and command lines call it."""
 
 
-def bucket(response_time: float) -> float:
-    """The key under which Locust counts a time in milliseconds: three significant digits, down to a microsecond.
-
-    Locust's own rounds to whole milliseconds, which makes one number of most answers on a fast network.
-    """
-    return float(f"{response_time:.3g}")
-
-
 def _on_parser(parser: LocustArgumentParser, **_: Any) -> None:  # noqa: ANN401 - Locust passes what it likes
     options.add_arguments(parser)
 
@@ -133,8 +125,7 @@ def _on_quitting(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - 
     epilogue.conclude(environment)
 
 
-# The function is a global of Locust's that is meant to be replaced; its console and CSV still cut to milliseconds.
-stats.bucket_response_time = bucket  # type: ignore[assignment]
+locust_stats.install()
 for _event, _listener in (
     (events.init_command_line_parser, _on_parser),
     (events.init, _on_init),

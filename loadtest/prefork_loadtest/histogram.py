@@ -7,9 +7,12 @@ kept exactly, which the encoding alone does not do.
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from hdrh.histogram import HdrHistogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LARGEST_US = 3_600_000_000
 """One hour: a longer time is recorded as this."""
@@ -49,6 +52,17 @@ class Histogram:
         self.min_us = min(self.min_us, value)
         self.max_us = max(self.max_us, value)
         if len(pending) >= MOST_PENDING:
+            self._settle()
+
+    def record_all(self, counts: Mapping[int, int]) -> None:
+        """Record so many times of so many microseconds."""
+        for microseconds, count in counts.items():
+            value = min(max(microseconds, 1), LARGEST_US)
+            self._pending[value] = self._pending.get(value, 0) + count
+            self.count += count
+            self.min_us = min(self.min_us, value)
+            self.max_us = max(self.max_us, value)
+        if len(self._pending) >= MOST_PENDING:
             self._settle()
 
     def _settle(self) -> HdrHistogram:

@@ -7,7 +7,7 @@ would come after it would prove nothing.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prefork_loadtest import census
 from prefork_loadtest.faultplan import Fault, Kind
@@ -25,6 +25,30 @@ LOOK_S = 0.1
 REST_S = 1.0
 """Seconds of undisturbed load after a fault, however late the next one is."""
 LAST_LOOK_S = 5.0
+
+
+class Striker(Protocol):
+    """What the loop of a run needs of whatever strikes at its server. See `Injector`, and `rolling.Restarts`."""
+
+    @property
+    def is_active(self) -> bool: ...  # noqa: D102 - as of `Injector`
+
+    @property
+    def is_done(self) -> bool: ...  # noqa: D102
+
+    @property
+    def is_broken(self) -> bool: ...  # noqa: D102
+
+    @property
+    def killed(self) -> frozenset[int]: ...  # noqa: D102
+
+    def tick(self, into_s: float) -> None: ...  # noqa: D102
+
+    def end(self, *, look: bool) -> None: ...  # noqa: D102
+
+    def troubles(self) -> list[str]: ...  # noqa: D102
+
+    def figures(self) -> dict[str, dict[str, float]]: ...  # noqa: D102
 
 
 class Injector:

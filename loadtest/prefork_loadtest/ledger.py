@@ -15,7 +15,9 @@ from prefork_loadtest.faultplan import Kind
 from prefork_loadtest.histogram import Encoded, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from prefork_loadtest.sheet import Sheet
 
 RAMP, STEADY, DRAIN = "ramp", "steady", "drain"
 CLIMB, SPIKE, RECOVERY, OVERLOAD = "climb", "spike", "recovery", "overload"
@@ -24,8 +26,10 @@ STAGES = (CLIMB, STEADY, SPIKE, RECOVERY, OVERLOAD)
 HOSTILE = "hostile"
 """Rows of this name and a word are no requests but attacks: they have a phase of their own, and no part in others."""
 KILL = Kind.KILL.phase
-FAULT_PHASES = frozenset(kind.phase for kind in Kind)
-PHASES = (RAMP, *STAGES, *(kind.phase for kind in Kind), DRAIN, HOSTILE)
+ROLLING = "rolling"
+"""A replica behind a balancer is stopped and started again."""
+FAULT_PHASES = frozenset({*(kind.phase for kind in Kind), ROLLING})
+PHASES = (RAMP, *STAGES, *(kind.phase for kind in Kind), ROLLING, DRAIN, HOSTILE)
 
 
 @dataclass(slots=True)  # frozen would cost as much as the rest of its making
@@ -138,6 +142,13 @@ class Row:
         if sample.intended_us is not None:
             self.intended.record(sample.intended_us)
 
+    def post(self, sheet: Sheet, requests: int) -> None:
+        """Book the answers of a sheet."""
+        self.requests += requests
+        self.reopened += sheet.reopened
+        self.service.record_all(sheet.service)
+        self.intended.record_all(sheet.intended)
+
     def merge(self, other: Row) -> None:
         """Add another row to this one."""
         self.requests += other.requests
@@ -190,6 +201,12 @@ class Second:
         if sample.intended_us is not None:
             self.intended.record(sample.intended_us)
 
+    def post(self, sheet: Sheet, requests: int) -> None:
+        """Book the answers of a sheet."""
+        self.requests += requests
+        self.service.record_all(sheet.service)
+        self.intended.record_all(sheet.intended)
+
     def merge(self, other: Second) -> None:
         """Add another second to this one."""
         self.requests += other.requests
@@ -216,7 +233,13 @@ class Second:
 class Ledger:
     """All samples of one process, or of all of them once merged.
 
+    Right answers are counted on sheets and posted when the books are read: whoever asks a method is told all of them.
+
+    Args:
+        told: is given each sheet before it is posted.
+
     Attributes:
+        sheets: the open ones of this phase, by row.
         connections: connections that were made.
         begun: requests that were started. More than `finished` at the end means that samples were lost.
         finished: requests that were booked.
@@ -224,7 +247,12 @@ class Ledger:
         proven: frames that were sent for right answers, and `proven_bytes`; a server cannot have counted fewer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[Sheet], None] = lambda _: None) -> None:
+        self._told = told
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sheets: dict[str, Sheet] = {}
         self.connections = self.begun = self.finished = 0
         self.sent = self.sent_bytes = self.proven = self.proven_bytes = 0
         self.phases: dict[str, dict[str, Row]] = {}
@@ -250,6 +278,37 @@ class Ledger:
         if not sample.is_hostile:
             self._second(int(sample.ended_at)).add(sample)
 
+    def open(self, sheet: Sheet) -> None:
+        """Count right answers of this row on this sheet from now on."""
+        old = self.sheets.get(sheet.name)
+        if old is not None:
+            self._post(old)
+        self.sheets[sheet.name] = sheet
+
+    def post(self) -> None:
+        """Book what the sheets hold; those that are open stay so."""
+        for sheet in self.sheets.values():
+            self._post(sheet)
+
+    def close(self) -> None:
+        """Book what the sheets hold, and close them: another phase begins."""
+        self.post()
+        self.sheets = {}
+
+    def _post(self, sheet: Sheet) -> None:
+        requests = sum(sheet.service.values())
+        if not requests:
+            return
+        self._told(sheet)
+        self.sent += sheet.sent
+        self.sent_bytes += sheet.sent_bytes
+        self._row(sheet.phase, sheet.name).post(sheet, requests)
+        if not is_hostile(sheet.name):
+            self.proven += sheet.sent
+            self.proven_bytes += sheet.sent_bytes
+            self._second(sheet.second).post(sheet, requests)
+        sheet.clear()
+
     def _row(self, phase: str, name: str) -> Row:
         # Not by setdefault: it would make a row, and its histograms, for every request.
         rows = self.phases.get(phase)
@@ -268,6 +327,7 @@ class Ledger:
 
     def encode(self) -> LedgerData:
         """The whole ledger as plain data, keys sorted."""
+        self.post()
         return LedgerData(
             connections=self.connections,
             begun=self.begun,
@@ -285,7 +345,7 @@ class Ledger:
     def take(self) -> LedgerData:
         """What was booked since the last `take`, and an empty ledger from here on."""
         data = self.encode()
-        self.__init__()  # type: ignore[misc]
+        self._clear()
         return data
 
     def merge(self, data: LedgerData) -> None:
@@ -305,6 +365,7 @@ class Ledger:
 
     def by_name(self, *phases: str) -> dict[str, Row]:
         """Rows by name over the given phases, or over all of them."""
+        self.post()
         names: dict[str, Row] = {}
         for phase, rows in self.phases.items():
             if not phases or phase in phases:

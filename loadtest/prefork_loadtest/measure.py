@@ -6,7 +6,7 @@ success. Times are microseconds of `perf_counter`, from `started` (the connectio
 
 from __future__ import annotations
 
-import time
+from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
 from locust.exception import StopUser
@@ -20,16 +20,15 @@ from prefork_client import (
     Truncated,
     UnexpectedData,
 )
-from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.ledger import Sample
+from prefork_loadtest.locust_stats import REQUEST_TYPE
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from locust import User
+    from prefork_loadtest.users import KitUser
 
-REQUEST_TYPE = "TCP"
 US = 1e6
 
 CLASSES: tuple[tuple[type[BaseException], Failure], ...] = (
@@ -75,34 +74,34 @@ class Measurement:
         failure: what became of it, once it is over; None for a right answer.
     """
 
-    def __init__(self, user: User, name: str, intended: float | None = None) -> None:
-        self.received = self.sent = self.sent_bytes = 0
-        self.fresh = False
-        self.reopened = False
-        self.failure: Failure | None = None
+    # Of the class until a request says otherwise: most do not, and there is one of these for each request.
+    received = sent = sent_bytes = 0
+    fresh = reopened = False
+    failure: Failure | None = None
+
+    def __init__(self, user: KitUser, name: str, intended: float | None = None) -> None:
         self._user = user
         self._name = name
         self._intended = intended
-        self._collector = Collector.of(user.environment)
 
     def __enter__(self) -> Self:
+        collector = self._user.collector
         # Locust ends a user that waits by killing it a moment later: one that wakes in between must not begin anew.
-        if self._collector.draining:
+        if collector.draining:
             raise StopUser
-        self._phase = self._collector.phase
-        self._collector.ledger.begin()
-        self._epoch = time.time()
-        self._start = time.perf_counter()
+        self._phase = collector.phase
+        collector.ledger.begun += 1
+        self._began = self._start = perf_counter()
         return self
 
     def connected(self) -> None:
         """Note that a connection was made for this request."""
         self.fresh = True
-        self._collector.ledger.connect()
+        self._user.collector.ledger.connect()
 
     def started(self) -> None:
         """Start the clock again: the request is about to be written. Time from the intended start is not touched."""
-        self._start = time.perf_counter()
+        self._start = perf_counter()
 
     def sends(self, frames: int, size: int) -> None:
         """Count what is about to be sent: so many frames of `size` bytes together, as they are on the wire."""
@@ -110,13 +109,37 @@ class Measurement:
         self.sent_bytes += size
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        end = time.perf_counter()
+        end = perf_counter()
+        collector = self._user.collector
+        # A phase that is over may own the request all the same: what is not plain is booked as a sample of its own.
+        if error is not None or collector.phase is not self._phase:
+            return self._book(end, error)
+        ledger = collector.ledger
+        sheet = ledger.sheets.get(self._name)
+        if sheet is None or end >= sheet.until:
+            sheet = collector.sheet(self._name, end)
+        ledger.finished += 1
+        sheet.service[int((end - self._start) * US)] += 1
+        if self._intended is not None:
+            sheet.intended[int((end - self._intended) * US)] += 1
+        sheet.received += self.received
+        sheet.sent += self.sent
+        sheet.sent_bytes += self.sent_bytes
+        if self.reopened:
+            sheet.reopened += 1
+        if sheet.is_told:
+            self._fire(end)
+        return False
+
+    def _book(self, end: float, error: BaseException | None) -> bool:
+        """Book the request by itself, and say whether its failure is done with."""
+        collector = self._user.collector
         self.failure = None if error is None else classify(error)
         sample = Sample(
             name=self._name,
             began_in=self._phase,
-            ended_in=self._collector.phase,
-            ended_at=time.time(),
+            ended_in=collector.phase,
+            ended_at=collector.at(end),
             service_us=(end - self._start) * US,
             intended_us=None if self._intended is None else (end - self._intended) * US,
             reopened=self.reopened,
@@ -124,20 +147,22 @@ class Measurement:
             sent=self.sent,
             sent_bytes=self.sent_bytes,
         )
-        self._collector.book(sample)
-        self._fire(sample)
+        collector.book(sample)
+        self._fire(end)
         return self.failure is not None and self.failure not in {Failure.BROKEN_USER, Failure.ABORTED}
 
-    def _fire(self, sample: Sample) -> None:
+    def _fire(self, end: float) -> None:
         """Tell Locust, with every field: a missing one, or a length of None, raises in its listeners."""
-        self._user.environment.events.request.fire(
+        user = self._user
+        intended_us = None if self._intended is None else (end - self._intended) * US
+        user.environment.events.request.fire(
             request_type=REQUEST_TYPE,
             name=self._name,
-            response_time=sample.service_us / 1000,
+            response_time=(end - self._start) * 1000,
             response_length=self.received,
             response=None,
-            context={**self._user.context(), "intended_us": sample.intended_us},
+            context={**user.context(), "intended_us": intended_us},
             exception=None if self.failure is None else RequestFailed(self.failure),
-            start_time=self._epoch,
-            url=self._user.host or "",
+            start_time=user.collector.at(self._began),
+            url=user.host or "",
         )

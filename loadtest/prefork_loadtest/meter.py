@@ -6,19 +6,24 @@ A saturated generator measures itself. Each load process has one meter; their re
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING, TypedDict
 
 import gevent
 from gevent import get_hub
 
 from prefork_loadtest.histogram import Encoded, Histogram
+from prefork_loadtest.verdict import SATURATED
 
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 TICK_S = 0.05
-WINDOW_TICKS = 20
-"""Ticks of one window, about a second: short enough that a spike is not averaged away."""
+WATCHED_TICK = 4
+"""In one tick of so many the loop is watched: that costs something each time it comes round, a tenth of a request."""
+WINDOW_S = 1.0
+"""Seconds of one window: short enough that a spike is not averaged away. Not so many ticks: a busy loop has few."""
 MOST_BUSY = 0.9
 """A loop that waits for less than the rest of a window has no room left: replies wait for the generator."""
 MOST_BUSY_PART = 0.1
@@ -52,13 +57,15 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._idle_s = 0.0
+        self._watched_s = self._idle_s = self._watching_since = 0.0
         self._waiting_since: float | None = None
+        self._watchers: list[tuple[Any, Callable[[], None]]] = []
         self._reset()
 
     def _reset(self) -> None:
         self._cpu, self._wall = time.process_time(), time.perf_counter()
-        self._idle_before, self._windows, self._busy_windows, self._frozen_s = self._idle_s, 0, 0, 0.0
+        self._before = self._watched(), self._idle_s
+        self._windows, self._busy_windows, self._frozen_s = 0, 0, 0.0
         self._lag, self._slip = Histogram(figures=2), Histogram(figures=2)
 
     def late(self, seconds: float) -> None:
@@ -69,15 +76,25 @@ class Meter:
         """Measure for ever; for a greenlet of its own."""
         loop = get_hub().loop
         # The last to run before the loop waits for events, and the first after it.
-        before, after = loop.prepare(ref=False, priority=-2), loop.check(ref=False, priority=2)
-        before.start(self._begin_to_wait)
-        after.start(self._end_to_wait)
+        self._watchers = [
+            (loop.prepare(ref=False, priority=-2), self._begin_to_wait),
+            (loop.check(ref=False, priority=2), self._end_to_wait),
+        ]
         try:
             while True:
                 self._window()
         finally:
-            before.stop()
-            after.stop()
+            self._unwatch()
+
+    def _watch(self) -> None:
+        self._waiting_since, self._watching_since = None, time.perf_counter()
+        for watcher, heard in self._watchers:
+            watcher.start(heard)
+
+    def _unwatch(self) -> None:
+        self._watched_s, self._watching_since = self._watched(), 0.0
+        for watcher, _ in self._watchers:
+            watcher.stop()
 
     def _begin_to_wait(self) -> None:
         self._waiting_since = time.perf_counter()
@@ -86,26 +103,42 @@ class Meter:
         if self._waiting_since is not None:
             self._idle_s += time.perf_counter() - self._waiting_since
 
+    def _watched(self) -> float:
+        """Seconds in which the loop was watched so far, the tick included that has begun."""
+        return self._watched_s + (time.perf_counter() - self._watching_since if self._watching_since else 0.0)
+
     def _window(self) -> None:
         """Measure one window."""
-        start, idle = time.perf_counter(), self._idle_s
-        for _ in range(WINDOW_TICKS):
-            due = time.perf_counter() + TICK_S
-            gevent.sleep(TICK_S)
-            late = time.perf_counter() - due
-            self._lag.record(late * 1e6)
-            if late * 1e6 > MOST_LATE_US:
-                self._frozen_s += late
-        wall = time.perf_counter() - start
+        watched, idle = self._watched_s, self._idle_s
+        end = time.perf_counter() + WINDOW_S
+        for tick in count():
+            if tick % WATCHED_TICK == 0:
+                self._watch()
+            self._tick()
+            if tick % WATCHED_TICK == 0:
+                self._unwatch()
+            if time.perf_counter() >= end:
+                break
+        watched, idle = self._watched_s - watched, self._idle_s - idle
         self._windows += 1
-        self._busy_windows += wall - (self._idle_s - idle) > MOST_BUSY * wall
+        self._busy_windows += watched - idle > MOST_BUSY * watched
+
+    def _tick(self) -> None:
+        """Sleep one tick, and note how late it ended."""
+        due = time.perf_counter() + TICK_S
+        gevent.sleep(TICK_S)
+        late = time.perf_counter() - due
+        self._lag.record(late * 1e6)
+        if late * 1e6 > MOST_LATE_US:
+            self._frozen_s += late
 
     def take(self) -> MeterData:
         """The readings since the last `take`."""
         wall = time.perf_counter() - self._wall
+        watched, idle = self._watched() - self._before[0], self._idle_s - self._before[1]
         data = MeterData(
             cpu_s=time.process_time() - self._cpu,
-            busy_s=max(0.0, wall - (self._idle_s - self._idle_before)),
+            busy_s=wall * max(0.0, 1 - idle / watched) if watched else 0.0,
             wall_s=wall,
             windows=self._windows,
             busy_windows=self._busy_windows,
@@ -147,13 +180,13 @@ class Readings:
     def trouble(self) -> str | None:
         """Why this process was saturated, in one line; None if it kept up."""
         if self.busy_windows > max(1.0, MOST_BUSY_PART * self.windows):
-            return f"generator saturated: its loop had no room left in {self.busy_windows} of {self.windows} seconds"
+            return f"{SATURATED}: its loop had no room left in {self.busy_windows} of {self.windows} seconds"
         if self.frozen_s > MOST_FROZEN_PART * self.wall_s:
-            return f"generator saturated: its loop stood still for {self.frozen_s:.1f} of {self.wall_s:.1f} s"
+            return f"{SATURATED}: its loop stood still for {self.frozen_s:.1f} of {self.wall_s:.1f} s"
         for what, times in (("its loop woke", self.lag), ("its scheduled requests began", self.slip)):
             late = _again_and_again(times)
             if late > MOST_LATE_US:
-                return f"generator saturated: {what} {late / 1000:.0f} ms late and later, again and again"
+                return f"{SATURATED}: {what} {late / 1000:.0f} ms late and later, again and again"
         return None
 
 

@@ -11,6 +11,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from prefork_loadtest import balancer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -53,11 +55,7 @@ def _proxy() -> str | None:
     return _option("--proxy-protocol")
 
 
-def _rolling() -> str | None:
-    return "replicas behind HAProxy are not started by the kit yet"
-
-
-NEEDS: dict[str, Callable[[], str | None]] = {"tls": _tls, "proxy": _proxy, "rolling": _rolling}
+NEEDS: dict[str, Callable[[], str | None]] = {"tls": _tls, "proxy": _proxy, "haproxy": balancer.missing}
 
 
 def make_certificate(folder: Path) -> None:

@@ -14,13 +14,12 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from locust import User, task
+from locust import task
 
-from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
-from prefork_loadtest.options import UserOptions
 from prefork_loadtest.proof import SIZES, Prover
+from prefork_loadtest.users import KitUser
 from prefork_wire import parse_address
 
 if TYPE_CHECKING:
@@ -35,48 +34,70 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Plug:
-    """One connection: bytes out, lines and their ends in. Every fault becomes a `RequestFailed` of its class."""
+    """One connection: bytes out, lines and their ends in. Every fault becomes a `RequestFailed` of its class.
 
-    def __init__(self, sock: socket.socket, reply_timeout_s: float) -> None:
+    It waits without a timer: somebody else has to `expire` it (see `patience`).
+
+    Attributes:
+        sock: the socket.
+        since: when it began to wait, in seconds of `perf_counter`; 0 while it does not.
+        patience_s: how long it may.
+    """
+
+    def __init__(self, sock: socket.socket, patience_s: float) -> None:
         self.sock = sock
-        self._timeout_s = reply_timeout_s
-        self._rest = bytearray()
+        self.since = 0.0
+        self.patience_s = patience_s
+        self._rest = b""
+        self._has_expired = False
+
+    def expire(self) -> None:
+        """Close it under whoever waits for it: it has waited too long."""
+        self._has_expired = True
+        self.sock.close()
+
+    def _failed(self, error: OSError) -> RequestFailed:
+        return RequestFailed(Failure.TIMEOUT if self._has_expired else self._meaning(error))
+
+    @staticmethod
+    def _meaning(error: OSError) -> Failure:
+        return Failure.TIMEOUT if isinstance(error, TimeoutError) else Failure.UNEXPECTED_CLOSE
 
     def send(self, data: bytes) -> None:
         """Write all of it."""
-        self.sock.settimeout(self._timeout_s)
+        sock = self.sock
+        sock.settimeout(None)
+        self.since = time.perf_counter()
         try:
-            self.sock.sendall(data)
-        except TimeoutError as error:
-            raise RequestFailed(Failure.TIMEOUT) from error
+            sent = sock.send(data)
+            if sent < len(data):  # seldom, and gevent's sendall costs as much as a request's proof
+                sock.sendall(data[sent:])
         except OSError as error:
-            raise RequestFailed(Failure.UNEXPECTED_CLOSE) from error
+            raise self._failed(error) from error
+        finally:
+            self.since = 0.0
 
     def lines(self, number: int) -> list[bytes]:
         """The next lines, without their ends. More bytes than that are nobody's answer."""
-        deadline = time.monotonic() + self._timeout_s
-        while self._rest.count(b"\n") < number:
-            if len(self._rest) > number * (MOST_LINE_BYTES + 2):
-                raise RequestFailed(Failure.WRONG_ANSWER)
-            data = self.receive(deadline)
-            if not data:
-                raise RequestFailed(Failure.TRUNCATED if self._rest else Failure.UNEXPECTED_CLOSE)
-            self._rest += data
-        *found, rest = bytes(self._rest).split(b"\n", number)
+        rest, receive = self._rest, self.sock.recv
+        self.since = time.perf_counter()
+        try:
+            while rest.count(b"\n") < number:
+                if len(rest) > number * (MOST_LINE_BYTES + 2):
+                    raise RequestFailed(Failure.WRONG_ANSWER)
+                data = receive(RECEIVE_BYTES)
+                if not data:
+                    raise RequestFailed(Failure.TRUNCATED if rest else Failure.UNEXPECTED_CLOSE)
+                rest = self._rest = rest + data
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            self.since = 0.0
+        *found, rest = rest.split(b"\n", number)
         if rest:
             raise RequestFailed(Failure.WRONG_ANSWER)
-        self._rest.clear()
+        self._rest = b""
         return [line.removesuffix(b"\r") for line in found]
-
-    def receive(self, deadline: float) -> bytes:
-        """What comes next, nothing at the end of file or after a reset in the middle of nothing."""
-        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            return self.sock.recv(RECEIVE_BYTES)
-        except TimeoutError as error:
-            raise RequestFailed(Failure.TIMEOUT) from error
-        except OSError as error:
-            raise RequestFailed(Failure.UNEXPECTED_CLOSE) from error
 
     def refuse_leftovers(self) -> None:
         """Fail if something came that nobody asked for: bytes, or an end."""
@@ -96,7 +117,7 @@ class Plug:
         self.sock.close()
 
 
-class RawUser(User):
+class RawUser(KitUser):
     """A user with at most one plain connection, dropped when a request fails."""
 
     abstract = True
@@ -104,14 +125,8 @@ class RawUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.options = UserOptions.of(environment)
-        self.collector = Collector.of(environment)
         self.prover = Prover(secrets.randbits(64), self.sizes)
         self._plug: Plug | None = None
-
-    def wait_time(self) -> float:
-        """Seconds to think before the next request."""
-        return self.options.think_s
 
     def on_stop(self) -> None:
         """Close the connection when Locust ends the user."""
@@ -121,6 +136,7 @@ class RawUser(User):
         """The connection: the one that is open, or a new one."""
         if self._plug is None:
             self._plug = Plug(self.dial(), self.options.reply_timeout_s)
+            self.collector.patience.watched.add(self._plug)
             measurement.connected()
         return self._plug
 
@@ -147,6 +163,7 @@ class RawUser(User):
         """Close the connection, if there is one."""
         plug, self._plug = self._plug, None
         if plug is not None:
+            self.collector.patience.watched.discard(plug)
             plug.close(reset=reset)
 
     def ask(self, name: str, number: int = 1, *, keep: bool = True, reset: bool = False) -> None:
@@ -156,12 +173,12 @@ class RawUser(User):
         """
         with Measurement(self, name) as measurement:
             try:
-                plug = self.plug(measurement)
+                plug = self._plug or self.plug(measurement)
                 if keep:
                     measurement.started()
                 requests = [self.prover.next() for _ in range(number)]
                 plug.refuse_leftovers()
-                data = b"".join(request + b"\n" for request in requests)
+                data = b"\n".join(requests) + b"\n"
                 measurement.sends(number, len(data))
                 self.write(plug, data)
                 for request, answer in zip(requests, plug.lines(number), strict=True):
@@ -190,8 +207,9 @@ class RawEchoUser(RawUser):
 
     @task
     def echo(self) -> None:
-        """One request and its answer."""
-        self.ask("echo raw")
+        """Some requests and their answers."""
+        for _ in range(self.turn):
+            self.ask("echo raw")
 
 
 class ResetUser(RawUser):

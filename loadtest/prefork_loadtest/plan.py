@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prefork_loadtest import faultplan, gates
 from prefork_loadtest.faults import GIVE_UP_S
-from prefork_loadtest.ledger import DRAIN, HOSTILE, RAMP, STEADY
+from prefork_loadtest.ledger import DRAIN, HOSTILE, RAMP, ROLLING, STEADY
 from prefork_loadtest.tally import Unit
 
 if TYPE_CHECKING:
@@ -97,7 +97,13 @@ class Plan:
     def phases(self) -> tuple[str, ...]:
         """The phases that this run will have, for gates to name."""
         stages = [stage.phase for stage in self.scenario.stages]
-        return (*dict.fromkeys((RAMP, *stages, STEADY, *(fault.kind.phase for fault in self.faults), DRAIN, HOSTILE)),)
+        faults = [*(fault.kind.phase for fault in self.faults), *((ROLLING,) if self.is_rolling else ())]
+        return (*dict.fromkeys((RAMP, *stages, STEADY, *faults, DRAIN, HOSTILE)),)
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether replicas are started for it, and restarted in turn."""
+        return self.scenario.own is not None and self.scenario.own.replicas > 1
 
     @property
     def gates(self) -> tuple[gates.Gate, ...]:

@@ -46,12 +46,17 @@ def build(nonce: int, sequence: int, size: int) -> bytes:
     """
     if not LEAST_BYTES <= size <= MOST_BYTES:
         raise ValueError(f"a request has {LEAST_BYTES} to {MOST_BYTES} bytes, not {size}")
-    head = b"PF1 %016x %08x %06d " % (nonce, sequence & 0xFFFFFFFF, size)
+    return _build(b"%016x" % nonce, sequence, size)
+
+
+def _build(nonce: bytes, sequence: int, size: int) -> bytes:
+    """One request, of figures that are right. The nonce is given as it is sent."""
+    head = b"PF1 %b %08x %06d " % (nonce, sequence & 0xFFFFFFFF, size)
     # The filler differs between requests too: a buffer mixed up in its middle shows as well as one at its start.
     room = size - LEAST_BYTES
-    seed = b"%08x%016x" % (zlib.crc32(head), nonce)
+    seed = b"%08x%b" % (zlib.crc32(head), nonce)
     body = head + (seed * (room // len(seed) + 1))[:room]
-    return body + b" %08x" % zlib.crc32(body)
+    return b"%b %08x" % (body, zlib.crc32(body))
 
 
 def sender(message: bytes) -> tuple[int, int] | None:
@@ -95,12 +100,13 @@ class Prover:
     def __init__(self, nonce: int, sizes: Sequence[int] = SIZES) -> None:
         self.nonce = nonce
         self.sequence = 0
+        self._hex = b"%016x" % nonce
         self._sizes = cycle(sizes)
 
     def next(self) -> bytes:
         """The next request of this user."""
         self.sequence += 1
-        return build(self.nonce, self.sequence, next(self._sizes))
+        return _build(self._hex, self.sequence, next(self._sizes))
 
     def check(self, request: bytes, answer: bytes) -> Failure | None:
         """None if `answer` is right; else the class of failure."""

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 import click
 
 from prefork_loadtest.scenarios import SCENARIOS
-from prefork_loadtest.verdict import HEADLINES, UNAVAILABLE, Code
+from prefork_loadtest.verdict import HEADLINES, UNAVAILABLE, WORST_FIRST, Code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ROOM_S = 120.0
 """Seconds that a run may take beyond its duration: server, load workers, drain, and the server's own stop."""
-WORST_FIRST = (Code.WRONG_ANSWERS, Code.NEVER_REACHED, Code.INVALID, Code.USAGE, Code.GATE_FAILED, Code.PASSED)
 COMMAND = (sys.executable, "-c", "from prefork_loadtest.cli import main; main()", "run")
 
 
@@ -93,7 +92,7 @@ def _one(name: str, folder: Path, workers: int) -> Outcome:
             return Outcome(name, Code.INVALID, "it did not end", (f"see {log.name}",), time.monotonic() - start)
         except KeyboardInterrupt:
             process.terminate()
-            return Outcome(name, Code.INVALID, INTERRUPTED, (), time.monotonic() - start)
+            return Outcome(name, Code.INTERRUPTED, INTERRUPTED, (), time.monotonic() - start)
     return _read(name, folder, code, time.monotonic() - start)
 
 

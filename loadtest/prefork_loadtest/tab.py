@@ -1,11 +1,13 @@
 """A tab on Locust's own web page: who of the server's workers does what, and buttons that strike a fault.
 
 It needs `--prefork-control PATH`. Locust's page draws the table itself, from rows that travel with its statistics; the
-buttons come from `tab.js`. A fault that is struck here has its phase in the books like any other.
+buttons come from `tab.js`. A fault that is struck here has its phase in the books like any other. Buttons obey visitors
+of this machine, and with Locust's own `--web-login` those who have logged in; nobody else.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import time
@@ -23,6 +25,7 @@ from prefork_loadtest.faults import STRIKES, Mark, Subject
 from prefork_loadtest.ledger import STEADY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from locust.web import WebUI
@@ -69,9 +72,11 @@ class Tab:
         app = web.app
         if app is None:
             return
+        self._has_login = web.web_login
+        guard: Callable[[Any], Any] = web.auth_required_if_enabled
         app.add_url_rule(f"/{KEY}/tab.js", f"{KEY}_script", self._script)
-        app.add_url_rule(f"/{KEY}/fault/<kind>", f"{KEY}_fault", self._fault, methods=["POST"])
-        app.add_url_rule(f"/{KEY}/marks", f"{KEY}_marks", self._marks)
+        app.add_url_rule(f"/{KEY}/fault/<kind>", f"{KEY}_fault", guard(self._fault), methods=["POST"])
+        app.add_url_rule(f"/{KEY}/marks", f"{KEY}_marks", guard(self._marks))
         app.after_request(self._extend)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -121,6 +126,8 @@ class Tab:
         """Strike, and say in one line what was done."""
         if HEADER not in request.headers:
             return "refused: not asked by this page", 403
+        if not self._has_login and not is_local(request.remote_addr):
+            return "refused: not asked from this machine; give Locust --web-login to let others in", 403
         if kind not in set(Kind):
             return f"no fault {kind!r}", 404
         if self._active is not None:
@@ -154,3 +161,12 @@ class Tab:
     def _mark(self, text: str) -> None:
         self.marks.append(Mark(time.time() - self._collector.started_at, text))
         _log.info(text)
+
+
+def is_local(address: str | None) -> bool:
+    """Whether a visitor's address is one of this machine's loopback."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -1,7 +1,7 @@
 """The load users of an echo, or of what a probe asks: one Locust class per behaviour, each proving what it is answered.
 
 No user connects in `on_start` (Locust does not respawn a user whose `on_start` raises), none keeps a connection that
-failed, and each task is one request, so that the drain waits for one request at most.
+failed, and each request asks first whether the run drains, so that the drain waits for one request of a user at most.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from locust import User, task
 
-from prefork_client import Client, PeerClosedIdle
+from prefork_client import Client, ClientClosed, PeerClosedIdle
 from prefork_loadtest.collector import Collector
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
@@ -28,24 +28,45 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "tcp://127.0.0.1:7"
 MOST_LINE_BYTES = 8192
+TURN = 16
+"""Requests of one task where nobody thinks: few enough that Locust's own wishes are heard within milliseconds."""
 
 
-class TcpUser(User):
-    """A user with at most one connection, made when a request needs it and dropped when a request fails."""
+class KitUser(User):
+    """What all load users have: their options, the books, and how long they think.
+
+    Attributes:
+        options: how it behaves.
+        collector: the books.
+        turn: requests that one task makes. Locust's own work between two tasks is worth a third of a request, so that
+            a user without thought makes several; where it thinks, each is a task.
+    """
 
     abstract = True
     host = DEFAULT_HOST
-    framing: Framing = Lines(max_length=MOST_LINE_BYTES)
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.options = UserOptions.of(environment)
-        self.overhead = len(self.framing.encode(b"0")) - 1
-        self._client: Client | None = None
+        self.collector = Collector.of(environment)
+        self.turn = 1 if self.options.think_s else TURN
 
     def wait_time(self) -> float:
         """Seconds to think before the next request."""
         return self.options.think_s
+
+
+class TcpUser(KitUser):
+    """A user with at most one connection, made when a request needs it and dropped when a request fails."""
+
+    abstract = True
+    framing: Framing = Lines(max_length=MOST_LINE_BYTES)
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.overhead = len(self.framing.encode(b"0")) - 1
+        self.reply_timeout_s: float | None = self.options.reply_timeout_s
+        self._client: Client | None = None
 
     def on_stop(self) -> None:
         """Close the connection when Locust ends the user."""
@@ -58,7 +79,7 @@ class TcpUser(User):
                 parse_address(self.host or DEFAULT_HOST),
                 self.framing,
                 connect_timeout=self.options.reply_timeout_s,
-                reply_timeout=self.options.reply_timeout_s,
+                reply_timeout=self.reply_timeout_s,
             )
             client.connect()
             self._client = client
@@ -83,6 +104,9 @@ class ProvingUser(TcpUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
+        self.since, self.patience_s = 0.0, self.options.reply_timeout_s
+        self.reply_timeout_s = None  # `patience` keeps the time
+        self._has_expired = False
         nonce = secrets.randbits(64)
         self.prover: Proof = Probe(self.options.probe, nonce) if self.options.probe else Prover(nonce)
 
@@ -94,7 +118,7 @@ class ProvingUser(TcpUser):
         request = self.prover.next()
         with Measurement(self, name, intended) as measurement:
             try:
-                client = self.connect(measurement)
+                client = self._client or self.connect(measurement)
                 if keep:
                     measurement.started()
                 answer = self._answer(client, request, measurement)
@@ -120,13 +144,42 @@ class ProvingUser(TcpUser):
         """
         measurement.sends(1, len(request) + self.overhead)
         try:
-            return client.request(request)
+            return self._wait_for(client, request)
         except PeerClosedIdle:
             if measurement.fresh:
                 raise
             self.disconnect()
             measurement.reopened = True
-            return self.connect(measurement).request(request)
+            return self._wait_for(self.connect(measurement), request)
+
+    def _wait_for(self, client: Client, request: bytes) -> bytes:
+        self.since = time.perf_counter()
+        try:
+            return client.request(request)
+        except ClientClosed as error:
+            if self._has_expired:
+                raise RequestFailed(Failure.TIMEOUT) from error
+            raise
+        finally:
+            self.since = 0.0
+
+    def connect(self, measurement: Measurement) -> Client:
+        """The connection: the one that is open, or a new one."""
+        if self._client is None:
+            self._has_expired = False
+            self.collector.patience.watched.add(self)
+        return super().connect(measurement)
+
+    def disconnect(self) -> None:
+        """Close the connection, if there is one."""
+        self.collector.patience.watched.discard(self)
+        super().disconnect()
+
+    def expire(self) -> None:
+        """Close the connection under the request: its answer has not come in time."""
+        self._has_expired = True
+        if self._client is not None:
+            self._client.close()
 
 
 class EchoUser(ProvingUser):
@@ -134,8 +187,9 @@ class EchoUser(ProvingUser):
 
     @task
     def echo(self) -> None:
-        """One request and its answer."""
-        self.ask(self.row)
+        """Some requests and their answers."""
+        for _ in range(self.turn):
+            self.ask(self.row)
 
 
 class OpenUser(ProvingUser):
@@ -164,7 +218,7 @@ class OpenUser(ProvingUser):
         """Make the request that is due, and note how late the user itself was."""
         if self._schedule is None:
             return
-        collector = Collector.of(self.environment)
+        collector = self.collector
         due = self._schedule.take(collector.pace)
         collector.late(max(0.0, time.perf_counter() - max(due, self._free)))
         self.ask(name, due)

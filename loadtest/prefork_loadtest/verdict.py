@@ -26,6 +26,11 @@ class Code(IntEnum):
     WRONG_ANSWERS = 3
     INVALID = 4
     NEVER_REACHED = 5
+    TOO_FEW = 6
+    WORKER_LOST = 7
+    INTERRUPTED = 8
+    SATURATED = 9
+    UNANSWERED = 10
 
 
 HEADLINES = {
@@ -35,7 +40,19 @@ HEADLINES = {
     Code.WRONG_ANSWERS: "wrong answers",
     Code.INVALID: "invalid: the run proves nothing",
     Code.NEVER_REACHED: "the server was never reached",
+    Code.TOO_FEW: "invalid: no requests, or too few",
+    Code.WORKER_LOST: "invalid: a load worker was lost",
+    Code.INTERRUPTED: "invalid: interrupted",
+    Code.SATURATED: "invalid: the generator was saturated",
+    Code.UNANSWERED: "no request was answered",
 }
+WORST_FIRST = (
+    *(Code.WRONG_ANSWERS, Code.NEVER_REACHED, Code.UNANSWERED, Code.WORKER_LOST, Code.INTERRUPTED, Code.SATURATED),
+    *(Code.TOO_FEW, Code.INVALID, Code.USAGE, Code.GATE_FAILED, Code.PASSED),
+)
+"""Of several runs the first of these is the verdict on all."""
+LOST_WORKER, SATURATED = "a load worker was lost", "generator saturated"
+"""What the lines of troubles with a code of their own begin with."""
 UNAVAILABLE = "not available here: nothing was run"
 
 
@@ -101,12 +118,28 @@ def judge(evidence: Evidence, required: tuple[gates.Gate, ...]) -> Verdict:
     elif wrong:
         code, reasons = Code.WRONG_ANSWERS, (*wrong, *flaws, *failed)
     elif flaws:
-        code, reasons = Code.INVALID, (*flaws, *failed)
+        code, reasons = _flawed(evidence), (*flaws, *failed)
     elif failed:
         code, reasons = Code.GATE_FAILED, failed
     elif results and all(result.passed for result in results):
         code, reasons = Code.PASSED, ()
     return Verdict(code, reasons, results)
+
+
+def _flawed(evidence: Evidence) -> Code:
+    """The code of a run with flaws: of its cause, where what else is wrong with it may follow from that."""
+    lost, saturated = (any(line.startswith(text) for line in evidence.troubles) for text in (LOST_WORKER, SATURATED))
+    is_whole = evidence.finished and not evidence.troubles and evidence.begun == evidence.requests
+    causes = (
+        (evidence.interrupted, Code.INTERRUPTED),
+        (lost, Code.WORKER_LOST),
+        (evidence.failures.get(Failure.BROKEN_USER), Code.INVALID),
+        (evidence.requests and not evidence.answered, Code.UNANSWERED),
+        (saturated, Code.SATURATED),
+        (not is_whole, Code.INVALID),
+        (evidence.answered < max(1, evidence.least_requests), Code.TOO_FEW),
+    )
+    return next((code for is_so, code in causes if is_so), Code.INVALID)
 
 
 def _wrong(evidence: Evidence) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(start: Run, tmp_path: 
         trusted = start("run", "tls", *address, *load, "--tls-ca", str(tmp_path / "cert.pem")).end()
         assert trusted.code == 0, trusted
         outcome = start("run", "tls", *address, *load).end()
-    assert outcome.code == 4, outcome
+    assert outcome.code == 10, outcome
     assert set(outcome.failures) == {"refused"}
 
 

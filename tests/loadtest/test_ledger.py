@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prefork_loadtest.failure import Failure
 from prefork_loadtest.histogram import Histogram
 from prefork_loadtest.ledger import KILL, PHASES, STEADY, Ledger, Sample
+from prefork_loadtest.sheet import Sheet
 
 if TYPE_CHECKING:
     import pytest
@@ -106,3 +107,40 @@ def test_a_request_that_never_ended_is_missing() -> None:
     ledger = Ledger()
     ledger.begin()
     assert ledger.begun != ledger.finished
+
+
+def sheet(times: list[tuple[int, int]], phase: str = STEADY, name: str = "echo") -> Sheet:
+    found = Sheet(name, phase, 1000, 1.0, is_told=True)
+    for service, intended in times:
+        found.service[service] += 1
+        found.intended[intended] += 1
+        found.sent, found.sent_bytes = found.sent + 1, found.sent_bytes + 65
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), min_size=1, max_size=50), st.integers(0, 49))
+def test_answers_that_are_counted_on_sheets_are_booked_as_if_one_by_one(times: list[tuple[int, int]], at: int) -> None:
+    sheets, one = Ledger(), Ledger()
+    for part in (times[:at], times[at:]):
+        sheets.open(sheet(part))
+        sheets.begun, sheets.finished = sheets.begun + len(part), sheets.finished + len(part)
+        sheets.total()  # who reads in between leaves the sheet open, and what is counted later is not lost
+        for service, intended in part:
+            book(one, Sample("echo", STEADY, STEADY, 1000.5, service, intended, sent=1, sent_bytes=65))
+    assert sheets.encode() == one.encode()
+
+
+def test_what_was_counted_before_a_phase_ended_stays_in_it() -> None:
+    ledger = Ledger()
+    ledger.open(sheet([(5, 5)]))
+    ledger.close()
+    assert ledger.sheets == {}
+    ledger.open(sheet([(7, 7)], KILL))
+    assert (ledger.total(STEADY).service.max_us, ledger.total(KILL).service.max_us) == (5, 7)
+
+
+def test_an_attack_on_a_sheet_is_no_request_either() -> None:
+    ledger = Ledger()
+    ledger.open(sheet([(5, 5)], name="hostile idle"))
+    assert (ledger.total().requests, ledger.attacks().requests) == (0, 1)
+    assert (ledger.sent, ledger.proven, ledger.seconds) == (1, 0, {})

@@ -91,7 +91,7 @@ def test_an_answer_that_comes_too_late_is_a_timeout_and_nobody_elses_answer(smok
 
 
 def test_one_wrong_answer_in_a_hundred_thousand_is_found(start: Run, peer: Run) -> None:
-    load = ("--users", "8", "--rate", "10", "--report", "report")
+    load = ("--users", "32", "--rate", "10", "--report", "report")
     with peer("wrong:100000") as host:
         process = start("run", "pipelining", "--host", host, "--duration", "110", *load)
         process.hear(" 1 failed")
@@ -126,10 +126,12 @@ def test_nothing_listening_is_never_reached(smoke: Run) -> None:
     assert "never reached" in outcome.out
 
 
-def test_a_server_that_never_answers_proves_nothing(smoke: Run, peer: Run) -> None:
+@pytest.mark.parametrize("scenario", ["smoke", "oracle"])  # the client package, and plain sockets beside it
+def test_a_server_that_never_answers_proves_nothing(start: Run, peer: Run, scenario: str) -> None:
+    load = ("--users", "8", "--duration", "1", "--reply-timeout", "0.5", "--report", "report")
     with peer("mute") as host:
-        outcome = smoke(host, "--duration", "1", "--reply-timeout", "0.5")
-    assert outcome.code == 4, outcome
+        outcome = start("run", scenario, "--host", host, *load).end()
+    assert outcome.code == 10, outcome
     assert set(outcome.failures) == {"timeout"}
     assert "no request got an answer" in outcome.out
 
@@ -137,7 +139,7 @@ def test_a_server_that_never_answers_proves_nothing(smoke: Run, peer: Run) -> No
 def test_a_server_that_closes_every_connection_proves_nothing(smoke: Run, peer: Run) -> None:
     with peer("refusing") as host:
         outcome = smoke(host, "--duration", "1")
-    assert outcome.code == 4, outcome
+    assert outcome.code == 10, outcome
     assert set(outcome.failures) == {"unexpected close"}
 
 
@@ -148,7 +150,7 @@ def test_an_interrupted_run_is_invalid_and_still_reported(start: Run, peer: Run,
         process.hear("requests")
         process.popen.send_signal(number)
         outcome = process.end()
-    assert outcome.code == 4, outcome
+    assert outcome.code == 8, outcome
     assert "because  interrupted" in outcome.out
     assert outcome.figures()["requests"] > 0
     assert "Traceback" not in outcome.err
@@ -169,7 +171,7 @@ def test_a_stall_shows_from_the_intended_start_and_not_in_the_service_time(start
 
 def test_locust_workers_share_the_load_and_lose_no_sample(smoke: Run, peer: Run) -> None:
     with peer("echo") as host:
-        outcome = smoke(host, "--workers", "2")
+        outcome = smoke(host, "--processes", "2")
     assert outcome.code == 0, outcome
     record = outcome.table["record"]
     assert record["ledger"]["begun"] == record["ledger"]["finished"] == outcome.figures()["requests"]
@@ -195,7 +197,7 @@ def test_a_load_worker_that_dies_makes_the_run_invalid(start: Run, peer: Run) ->
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
         outcome = process.end()
-    assert outcome.code == 4, outcome
+    assert outcome.code == 7, outcome
     assert "a load worker was lost" in outcome.out
 
 

@@ -31,6 +31,8 @@ def outcome(code: Code | None) -> Outcome:
         ((Code.PASSED, None), Code.PASSED),
         ((Code.PASSED, Code.GATE_FAILED), Code.GATE_FAILED),
         ((Code.GATE_FAILED, Code.INVALID), Code.INVALID),
+        ((Code.INVALID, Code.INTERRUPTED), Code.INTERRUPTED),
+        ((Code.SATURATED, Code.WORKER_LOST), Code.WORKER_LOST),
         ((Code.INVALID, Code.WRONG_ANSWERS), Code.WRONG_ANSWERS),
         ((Code.NEVER_REACHED, Code.PASSED), Code.NEVER_REACHED),
         ((None, None), Code.INVALID),
@@ -71,9 +73,10 @@ def test_every_built_in_service_is_run_and_reported(start: Run) -> None:
 
 
 def test_what_is_not_available_is_named_and_never_passes(start: Run) -> None:
-    done = start("run", "rolling", "--report", "report").end()
+    done = start("run", "rolling", "--report", "report", PATH="/nowhere").end()
     assert done.code == 4, done
     assert UNAVAILABLE in done.out
+    assert "no haproxy" in done.out
     case = ET.parse(done.report / "junit.xml").getroot().find("testcase")  # noqa: S314 - our own file
     assert case is not None
     assert case.find("skipped") is not None
