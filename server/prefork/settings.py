@@ -422,8 +422,8 @@ class Settings:
         shown="prefork/PID.sock in the runtime folder",
     )  # fmt: skip
     metrics: Address | None = _option(
-        None, _metrics, "serve metrics to Prometheus, by HTTP at /metrics", group="process", metavar="HOST:PORT",
-        shown="off",
+        None, _metrics, "serve /metrics for Prometheus and /ready for balancers, by HTTP", group="process",
+        metavar="HOST:PORT", shown="off",
     )  # fmt: skip
 
     log_level: Level = _option(

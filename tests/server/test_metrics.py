@@ -12,7 +12,7 @@ import pytest
 
 from prefork.listener import open_all
 from prefork.master.events import Events
-from prefork.master.metrics import MAX_SCRAPES, PATIENCE, Metrics
+from prefork.master.metrics import MAX_SCRAPES, PAGE, PATIENCE, Metrics
 from prefork_wire.address import parse_address
 from support.waiting import until
 
@@ -30,7 +30,7 @@ class Loop:
         listeners, _ = open_all([parse_address("127.0.0.1:0")], (), backlog=64, reuse_port=False, option="--metrics")
         self.address = listeners[0].socket.getsockname()
         self.events = Events()
-        self.metrics = Metrics(listeners, self.events, page)
+        self.metrics = Metrics(listeners, self.events, {PAGE: lambda: ("200 OK", page())})
         self.metrics.open()
 
     def turn(self) -> None:

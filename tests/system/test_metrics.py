@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -300,6 +301,28 @@ def test_no_worker_holds_a_copy_of_the_socket_or_of_a_connection(start: Callable
             assert run("scale", "4", "--control", server.control).returncode == 0  # forks while one is open
             until(lambda: len(server.workers()) == 4)
             assert all(bool(held) == (pid == server.process.pid) for pid, held in holders().items())
+
+
+def ask_ready(port: int) -> tuple[int, str]:
+    """Return what a balancer is told."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10) as answer:
+            return answer.status, answer.read().decode("utf-8").strip()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode("utf-8").strip()
+
+
+def test_a_balancer_is_told_to_send_nobody_before_the_server_stops_to_serve(start: Callable[..., Server]) -> None:
+    with start("echo", "--workers", "1", "--stop-delay", "1", *METRICS) as server:
+        port = port_of(server)
+        assert ask_ready(port) == (200, "running")
+        server.send(signal.SIGTERM)
+        until(lambda: ask_ready(port) == (503, "draining"))
+        with server.connect() as sock:  # and whoever comes all the same is served
+            sock.sendall(b"late")
+            assert sock.recv(100) == b"late"
+        assert server.process.wait(10) == 0
 
 
 def test_the_end_of_each_certificate_is_shown(start: Callable[..., Server], authority: Authority) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 from prefork import __version__
 from prefork.errors import PreforkError
 from prefork.log import LOGGER, MAX_TRACEBACK
-from prefork.master import policy, process, status, upgrade
+from prefork.master import metrics, policy, process, status, upgrade
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
 from prefork.master.expiry import Expiry
@@ -103,7 +103,7 @@ class Master:
             not_a_childs=self._not_a_childs,
         )
         self._succession = Succession(estate.heritage, self._events, self._notifier, court)
-        self._metrics = Metrics(estate.metrics, self._events, self._page)
+        self._metrics = Metrics(estate.metrics, self._events, {metrics.PAGE: self._page, metrics.READY: self._ready})
         if not self._succession.on_trial:
             self._metrics.open()
         self._reloading = Audience()
@@ -354,10 +354,16 @@ class Master:
             "certificates": status.certificates(self._plan.tls),
         }
 
-    def _page(self) -> bytes:
+    def _page(self) -> tuple[str, bytes]:
         from prefork.master import exposition  # noqa: PLC0415 - only a server with --metrics has loaded the library
 
-        return exposition.page(self.status())
+        return "200 OK", exposition.page(self.status())
+
+    def _ready(self) -> tuple[str, bytes]:
+        """Tell a balancer whether to send newcomers: not before workers serve, not once the server is to stop."""
+        state = status.state_of(self._pool)
+        ready = self._pool.stop is None and self._pool.serving() > 0
+        return "200 OK" if ready else "503 Service Unavailable", f"{state}\n".encode("ascii")
 
     def stop(self, *, now: bool) -> None:
         """Stop: gracefully after the stop delay, or now."""

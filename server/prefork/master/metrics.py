@@ -1,4 +1,4 @@
-"""The metrics socket: a page for whoever scrapes it, by as little HTTP as that needs, in the master's one loop.
+"""The metrics socket: a page for scrapers and a word for balancers, by as little HTTP as that needs, in the one loop.
 
 It owns the connections of scrapers and their bounds: how many, how long, how many bytes. One request is answered on
 each, and the connection ends. Nothing here ever waits; what is on the page is `exposition`'s. What a scraper sends is
@@ -16,7 +16,7 @@ from prefork.log import LOGGER
 from prefork.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from prefork.listener import Listener
     from prefork.master.events import Events
@@ -33,7 +33,9 @@ PATIENCE: Final = 5.0
 _PAUSE: Final = 1.0
 """Seconds without accepting after accept has failed, for want of descriptors as a rule."""
 
-_PATH: Final = b"/metrics"
+PAGE: Final = b"/metrics"
+READY: Final = b"/ready"
+
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -56,12 +58,14 @@ class _Scrape:
 
 
 class Metrics:
-    """Accepts on its listeners, once it is opened, and answers each request with what `page` returns."""
+    """Accepts on its listeners, once it is opened, and answers with what a path's page returns: status and text."""
 
-    def __init__(self, listeners: Sequence[Listener], events: Events, page: Callable[[], bytes]) -> None:
+    def __init__(
+        self, listeners: Sequence[Listener], events: Events, pages: Mapping[bytes, Callable[[], tuple[str, bytes]]]
+    ) -> None:
         self.listeners = list(listeners)
         self._events = events
-        self._page = page
+        self._pages = pages
         self._scrapes: set[_Scrape] = set()
         self._watching = False
         self._resume_at: float | None = None  # open, but not watched before then
@@ -156,10 +160,10 @@ class Metrics:
             return "400 Bad Request", b"this port speaks HTTP/1.1\n"
         if words[0] != b"GET":
             return "405 Method Not Allowed", b"only GET is answered\n"
-        if words[1].partition(b"?")[0] != _PATH:
-            return "404 Not Found", b"the metrics are at /metrics\n"
+        if (page := self._pages.get(words[1].partition(b"?")[0])) is None:
+            return "404 Not Found", b"the metrics are at /metrics; /ready says whether newcomers are welcome\n"
         try:
-            return "200 OK", self._page()
+            return page()
         except Exception:  # noqa: BLE001 - a page that cannot be made is no reason for a server to fall
             if self._throttle.left_out("page") is not None:
                 LOGGER.exception("--metrics: the page could not be made")
