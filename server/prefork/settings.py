@@ -363,7 +363,7 @@ class Settings:
         group="limits", metavar="CIDR", shown="nobody", many=True,
     )  # fmt: skip
     max_write_buffer: int = _option(
-        1 << 20, _size, "bytes held for one slow peer; at half of them, with TLS an eighth, its requests are left unread",
+        1 << 20, _size, "bytes held for one slow peer; it is left unread from half of them on, with TLS an eighth",
         group="limits", metavar="SIZE", shown="1MiB",
     )  # fmt: skip
 
