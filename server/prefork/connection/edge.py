@@ -68,7 +68,7 @@ The rest is room for what is under way then: the answer that crosses this line, 
 what the event loop has read of the peer in one go (uvloop: up to 256,000 bytes) and those requests' own bookkeeping.
 """
 
-PAUSE_AT_TLS: Final = 1 / 8
+PAUSE_AT_TLS: Final = 1 / 16
 """The same with TLS: what is read in one go is there twice, encrypted and not, and keeps its room when it is gone."""
 
 
