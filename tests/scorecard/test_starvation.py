@@ -76,7 +76,8 @@ def test_row_17_workers_without_descriptors_serve_on_and_accept_again_at_once(
             row.at_most("seconds until it accepts again", newcomers.answered_at - lifted, 1)
             until(lambda: len(newcomers.unanswered) < 10, what="whoever has waited is answered")
             row.says("seconds until all who waited are answered", round(time.monotonic() - lifted, 2))
-        row.is_("the same workers", list(server.workers().values()) == workers, True)
+        now = [worker["pid"] for worker in server.status()["workers"]]  # one may still pause, and be called full
+        row.is_("the same workers", now == workers, True)
         row.is_("live connections that ended", live.ended + live.crossed + len(live.failures), 0)
         row.at_most("lines in the log about it", server.log().count("cannot accept"), 2 * (1 + seconds / 5))
         row.lost_nothing(newcomers)
