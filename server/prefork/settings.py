@@ -363,7 +363,7 @@ class Settings:
         group="limits", metavar="CIDR", shown="nobody", many=True,
     )  # fmt: skip
     max_write_buffer: int = _option(
-        1 << 20, _size, "bytes waiting for one slow peer before its requests are left unread",
+        1 << 20, _size, "bytes held for one slow peer; it is left unread from half of them on, with TLS a sixteenth",
         group="limits", metavar="SIZE", shown="1MiB",
     )  # fmt: skip
 

@@ -22,13 +22,38 @@ ECHO_LINES = """
         return line
 """
 MODELS = ("async", "sync", "threads")
+KINDS = ("a function", "a dialogue")
+
+
+DIALOGUE = """
+    from prefork import Lines, conversation
+
+    @conversation(Lines(newline=b"\\n"))
+    async def service(conn):
+        async for line in conn:
+            await conn.send(line)
+"""
+
+
+def echo(kind: str, model: str) -> str:
+    """Return a service that sends each line back."""
+    if kind == "a function":
+        return ECHO_LINES
+    return DIALOGUE if model == "async" else blocking(DIALOGUE)
+
+
+def blocking(code: str) -> str:
+    """Return a dialogue for an async worker as one for the other models."""
+    return code.replace("async ", "").replace("await ", "").replace("asyncio", "time")
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("option", "sent", "answered", "said"),
     [
         ("--first-byte-timeout", b"", b"", "sent nothing within --first-byte-timeout"),
+        ("--frame-timeout", b"half", b"", "did not finish a frame within --frame-timeout"),
         ("--frame-timeout", b"whole\nhalf", b"whole\n", "did not finish a frame within --frame-timeout"),
         ("--idle-timeout", b"whole\n", b"whole\n", "was idle for --idle-timeout"),
     ],
@@ -36,6 +61,7 @@ MODELS = ("async", "sync", "threads")
 def test_slow_peer_is_closed_by_the_deadline_that_names_it(  # noqa: PLR0913, PLR0917 - one row of the table each
     start: Callable[..., Server],
     module: Callable[..., str],
+    kind: str,
     model: str,
     option: str,
     sent: bytes,
@@ -43,15 +69,107 @@ def test_slow_peer_is_closed_by_the_deadline_that_names_it(  # noqa: PLR0913, PL
     said: str,
 ) -> None:
     options = ["--workers", "1", "--model", model, option, "0.5", "--log-level", "debug"]
-    with start(module(ECHO_LINES), *options) as server, server.connect() as sock:
+    with start(module(echo(kind, model)), *options) as server, server.connect() as sock:
         began = time.monotonic()
         sock.sendall(sent)
         assert read_all(sock) == answered  # an end of file, never a reset
         assert 0.5 <= time.monotonic() - began < 5
         until(lambda: said in server.log())
+        assert server.log().count("connection 1 from") == 1  # once, and no other
 
 
-@pytest.mark.parametrize("model", ["async", "threads"])
+GIVES_UP = """
+    import asyncio
+    from prefork import ConnectionEnded, Lines, conversation
+
+    @conversation(Lines(newline=b"\\n"))
+    async def service(conn):
+        while True:
+            try:
+                await asyncio.wait_for(conn.receive(), 0.3)
+            except TimeoutError:
+                pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [*((kind, model) for kind in KINDS for model in MODELS), ("a dialogue that gives up", "async")]
+)
+def test_deadline_of_a_frame_is_not_put_off_by_its_bytes(
+    start: Callable[..., Server], module: Callable[..., str], kind: str, model: str
+) -> None:
+    code = GIVES_UP if kind == "a dialogue that gives up" else echo(kind, model)
+    options = ["--workers", "1", "--model", model, "--frame-timeout", "1", "--log-level", "debug"]
+    with start(module(code), *options) as server, server.connect() as sock:
+        began = time.monotonic()
+        sock.settimeout(0.05)
+
+        def is_told() -> bool:
+            sock.sendall(b"x")
+            try:
+                return sock.recv(1) == b""
+            except TimeoutError:
+                return False
+
+        until(is_told, 5)
+        assert time.monotonic() - began >= 1
+        assert "did not finish a frame within --frame-timeout" in server.log()
+
+
+ONLY_SENDS = """
+    import asyncio
+    from prefork import Lines, conversation
+
+    @conversation(Lines(newline=b"\\n"))
+    async def service(conn):
+        for _ in range(20):
+            await conn.send(b"news")
+            await asyncio.sleep(0.1)
+        async for line in conn:
+            await conn.send(line)
+"""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_peer_that_only_listens_is_not_slow_while_its_handler_speaks(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    code = ONLY_SENDS if model == "async" else blocking(ONLY_SENDS)
+    options = ["--workers", "1", "--model", model, "--first-byte-timeout", "0.5", "--idle-timeout", "0.5"]
+    with start(module(code), *options, "--log-level", "debug") as server, server.connect() as sock:
+        assert read_all(sock) == b"news\n" * 20  # and then its silence counts
+        until(lambda: "connection 1 from" in server.log())
+        assert server.log().count("connection 1 from") == 1
+
+
+GREETS_LATE = """
+    import asyncio
+    from prefork import Lines, conversation
+
+    @conversation(Lines(newline=b"\\n"))
+    async def service(conn):
+        await asyncio.sleep(1.8)
+        await conn.send(b"welcome")
+        async for line in conn:
+            await conn.send(line)
+"""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_time_for_the_first_byte_begins_when_the_handler_waits_for_it(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    code = GREETS_LATE if model == "async" else blocking(GREETS_LATE)
+    options = ["--workers", "1", "--model", model, "--first-byte-timeout", "2"]
+    with start(module(code), *options) as server, server.connect() as sock:
+        assert read_exactly(sock, 8) == b"welcome\n"
+        greeted = time.monotonic()
+        until(lambda: time.monotonic() >= greeted + 1)
+        sock.sendall(b"thanks\n")
+        assert read_exactly(sock, 7) == b"thanks\n"
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_peer_that_does_not_read_is_dropped_by_the_write_timeout_and_memory_stays_bounded(
     start: Callable[..., Server], module: Callable[..., str], model: str
 ) -> None:

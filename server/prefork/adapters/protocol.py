@@ -337,7 +337,7 @@ class Outward(asyncio.Transport):
         return self._link.transport.get_write_buffer_limits()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set when the protocol is told to pause; by default at `--max-write-buffer`."""
+        """Set when the protocol is told to pause; by default at half of `--max-write-buffer`."""
         self._link.transport.set_write_buffer_limits(high, low)
 
 

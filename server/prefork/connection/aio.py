@@ -186,7 +186,7 @@ class Connection(Link):
             raise ConnectionEnded(self._over)
         self._secure = True
         self._transport = transport
-        transport.set_write_buffer_limits(high=hub.write_high_water)
+        self._bound()
 
     def set_timeouts(
         self, *, idle: float | None = None, frame: float | None = None, write: float | None = None
@@ -236,9 +236,8 @@ class Connection(Link):
             self._decoder.feed(data)
             if self.wait is not _HANDLER and self._room is None:  # it is not the peer that is waited for
                 self.wait, self.since = _HANDLER, hub.now
-            if not self._paused and self._decoder.buffered > RECEIVE_SIZE:
-                self._paused = True
-                self._transport.pause_reading()
+            if self._decoder.buffered > RECEIVE_SIZE:
+                self._pause_reading()
             return
         if self._refill(data) or self._fault is not None:
             self._waiter = None
@@ -268,10 +267,12 @@ class Connection(Link):
             self._task.add_done_callback(lambda _: Link.connection_lost(self, exc))
 
     def pause_writing(self) -> None:
-        """Let `send` wait."""
+        """Let `send` wait, and leave the peer unread, unless the handler waits for it at the same time."""
         self._room = self._hub.loop.create_future()
         if self.wait is not Wait.CLOSE:
             self._wait_for_reader()
+            if self._waiter is None or self._waiter.done():
+                self._pause_reading()
 
     def resume_writing(self) -> None:
         """Let `send` go on."""
@@ -281,6 +282,24 @@ class Connection(Link):
         if self.wait is Wait.READER:
             waiting = _FRAME if self._decoder.buffered else _NEXT
             self.wait, self.since = waiting if self._waiter else _HANDLER, self._hub.now
+            if self._paused and not self._decoder.buffered:  # a handler that only sends hears of the peer's end
+                self._resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        self._paused = False
+        self._transport.resume_reading()
+
+    def expire(self) -> None:
+        """Close a connection whose peer is too slow; where nobody waits for the peer, it is the handler's turn."""
+        if self.wait < Wait.READER and (self._waiter is None or self._waiter.done()):
+            self.wait = _HANDLER
+        else:
+            super().expire()
 
     def end(self, reason: str) -> None:
         """Tell the handler that no frame will come; it finishes, and the connection with it."""
@@ -362,7 +381,7 @@ class Connection(Link):
             decoder.take()
         return decoder
 
-    def _begin_to_wait(self) -> asyncio.Future[None] | None:
+    def _begin_to_wait(self) -> asyncio.Future[None] | None:  # noqa: C901 - on every wait: a further call is dear
         """Return what ends when there is something new; None where nothing will come now or then: `_over` says why."""
         hub = self._hub
         if self._uncounted:
@@ -385,12 +404,14 @@ class Connection(Link):
             return None
         self._ready, self._ahead = _NONE, None
         if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        if self._room is None and (held or self.wait is not _FIRST_BYTE):
-            self.wait, self.since = _FRAME if held else _NEXT, hub.now
+            self._resume_reading()
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("another task waits for the next frame of this connection already")
+        # a handler that gives up and waits again gives no more time for the same frame
+        if self._room is None and self.wait is not (_FRAME if held else _FIRST_BYTE):
+            self.wait, self.since = _FRAME if held else _NEXT, hub.now
+        elif self.wait is _FIRST_BYTE and self._waiter is None:  # what the handler did before is not the peer's delay
+            self.since = hub.now
         self._waiter = hub.loop.create_future()
         return self._waiter
 

@@ -11,6 +11,7 @@ import itertools
 import select
 import socket
 import time
+from operator import length_hint
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from prefork.connection import edge, hello
@@ -351,6 +352,7 @@ class BlockingConnection:
                 except BlockingIOError:
                     if not self._poll(select.POLLOUT, deadline):
                         self._over = SLOW_AT[Wait.READER]
+                        LOGGER.debug("connection %d from %s %s", self.id, self.peer, self._over)
                         raise ConnectionEnded(self._over) from None
         except OSError as error:
             self._over = self._over or error.strerror or "the peer is gone"
@@ -412,9 +414,17 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
 
 def _answer(conn: BlockingConnection, handler: Callable[[bytes], bytes | None]) -> None:
     while (frames := conn.take_ready()) is not None:
-        answers: list[bytes] = []
-        try:
-            answers.extend(answer for frame in frames if (answer := handler(frame)) is not None)
-        finally:  # what was answered before a failure is still sent
-            if answers:
-                conn.send_all(answers)
+        coming = iter(frames)
+        while length_hint(coming):
+            answers: list[bytes] = []
+            size = 0
+            try:
+                for frame in coming:
+                    if (answer := handler(frame)) is not None:
+                        answers.append(answer)
+                        size += len(answer)
+                        if size > RECEIVE_SIZE:  # many large ones would be held for a peer that does not read
+                            break
+            finally:  # what was answered before a failure is still sent
+                if answers:
+                    conn.send_all(answers)

@@ -61,6 +61,17 @@ LARGE: Final = 512
 of them, 128 KiB, are made before it is noticed that a peer does not read."""
 
 
+PAUSE_AT: Final = 1 / 2
+"""Part of the write limit at which a peer that does not read is left unread itself.
+
+The rest is room for what is under way then: the answer that crosses this line, what a dialogue sends in one write, and
+what the event loop has read of the peer in one go (uvloop: up to 256,000 bytes) and those requests' own bookkeeping.
+"""
+
+PAUSE_AT_TLS: Final = 1 / 16
+"""The same with TLS: what is read in one go is there twice, encrypted and not, and keeps its room when it is gone."""
+
+
 class Wait(IntEnum):
     """What a connection waits for."""
 

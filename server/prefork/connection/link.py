@@ -19,7 +19,7 @@ from logging import INFO
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from prefork.connection import edge, hello
-from prefork.connection.edge import FIRST_QUIET, QUIET, SLOW_AT, Wait
+from prefork.connection.edge import FIRST_QUIET, PAUSE_AT, PAUSE_AT_TLS, QUIET, RECEIVE_SIZE, SLOW_AT, Wait
 from prefork.log import ACCESS, LOGGER, fields
 from prefork.scoreboard import Field
 from prefork_wire import all_encoder, cutter
@@ -70,11 +70,12 @@ class Hub:
         self.cells = row.cells
         self.loop = loop
         self.limits = edge.limits(settings)
-        self.write_high_water = settings.max_write_buffer
+        self.write_limit = settings.max_write_buffer
         self.tls = tls
         self.secure = tls is not None and tls.implicit  # from the first byte
         self.hello = 0  # the connection that was last found to speak TLS where plain text is spoken
         self.links: set[Link] = set()
+        self.unread: set[Link] = set()  # those whose peers do not read, and some that no longer wait for that
         self.draining = False
         self.closing = False  # the last part of a drain
         self.released: Callable[[object], None] = _nothing  # told of whose connection is gone, after each
@@ -111,6 +112,11 @@ class Hub:
         """
         before, now = self.now, time.monotonic()
         self.now = now
+        for link in tuple(self.unread):
+            if link.wait is not Wait.READER or link not in self.links:
+                self.unread.discard(link)
+            else:
+                link.look_whether_it_reads()
         for link in tuple(self.links):
             if before - link.since > link.limits[link.wait]:
                 link.expire()
@@ -163,9 +169,16 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the accounts."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=self._hub.write_high_water)
+        self._bound()
         self.since = self._hub.now  # with TLS a handshake has passed
         self._hub.links.add(self)
+
+    def _bound(self) -> None:
+        """Bound what is held of a peer that does not read."""
+        part = PAUSE_AT_TLS if self._secure else PAUSE_AT
+        self._transport.set_write_buffer_limits(high=int(self._hub.write_limit * part))
+        if self._secure:
+            self._transport.set_read_buffer_limits(high=RECEIVE_SIZE)  # type: ignore[attr-defined] # only TLS has it
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the accounts, once: a peer that is lost in the handshake of STARTTLS is told of twice, or never."""
@@ -225,11 +238,20 @@ class Link(asyncio.Protocol):
         unread, here = self._count_unread()
         if not unread:
             return False
-        if unread < self._unread:
-            self._unread, self.since = unread, self._hub.now
+        if self._has_read(unread):
             return True
         # what only the kernel still has leaves without us; with TLS the event loop does not tell of all that is here
         return (unread if self._secure else here) > 0 and self._hub.now - self.since <= self.limits.write
+
+    def look_whether_it_reads(self) -> None:
+        """Note when the peer has read, in every sweep: the write timeout counts from there."""
+        self._has_read(self._count_unread()[0])
+
+    def _has_read(self, unread: int) -> bool:
+        if unread >= self._unread:
+            return False
+        self._unread, self.since = unread, self._hub.now
+        return True
 
     def _count_unread(self) -> tuple[int, int]:
         """Return how many bytes the peer has not had yet, and how many of them the event loop says are still here.
@@ -244,6 +266,7 @@ class Link(asyncio.Protocol):
         """Begin to wait for a peer that does not read."""
         self.wait, self.since = Wait.READER, self._hub.now
         self._unread, _ = self._count_unread()
+        self._hub.unread.add(self)
 
     def end(self, _reason: str) -> None:
         """End the connection from this side, in order: for a dialogue, its handler is told first."""

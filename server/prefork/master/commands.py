@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.errors import ControlError
+from prefork.log import LOGGER
 from prefork.master.control import REPLY_PATIENCE
 from prefork.settings import MAX_WORKERS
 
@@ -80,6 +81,10 @@ MOST_ASKERS: Final = 32
 """Connections open at once; one more ends the oldest, so that nobody who holds them keeps others out."""
 
 
+PAUSE: Final = 0.5
+"""Seconds without accepting when there is no descriptor left for it: trying at once would spin."""
+
+
 class Audience:
     """Those who wait for the end of one thing, such as a reload."""
 
@@ -106,6 +111,7 @@ class Commands:
         self._events = events
         self._server = server
         self._askers: dict[Asker, None] = {}  # the oldest first
+        self._again_at: float | None = None  # when to accept again, on the monotonic clock
         if socket is not None:
             events.on(socket, self._on_socket)
 
@@ -138,11 +144,21 @@ class Commands:
             self._socket.unlink()
             self._socket = None
 
+    def look(self, now: float) -> None:
+        """Accept again after a shortage; the loop calls it in every turn."""
+        if self._again_at is not None and now >= self._again_at and self._socket is not None:
+            self._again_at = None
+            self._events.on(self._socket, self._on_socket)
+
     def _on_socket(self) -> None:
         self._admit()
 
     def _admit(self) -> bool:
-        asker = self._socket.accept() if self._socket is not None else None
+        try:
+            asker = self._socket.accept() if self._socket is not None else None
+        except OSError as error:
+            self._pause(error)
+            return False
         if asker is None:
             return False
         if len(self._askers) >= MOST_ASKERS:
@@ -150,6 +166,12 @@ class Commands:
         self._askers[asker] = None
         self._events.on(asker, lambda: self._on_asker(asker))
         return True
+
+    def _pause(self, error: OSError) -> None:
+        if self._socket is not None and self._again_at is None:
+            self._again_at = time.monotonic() + PAUSE
+            self._events.off(self._socket)
+            LOGGER.debug("cannot accept on the control socket: %s; trying again in %g s", error.strerror, PAUSE)
 
     def _on_asker(self, asker: Asker) -> None:
         try:

@@ -148,10 +148,14 @@ class ControlSocket:
         return self._socket.fileno()
 
     def accept(self) -> Asker | None:
-        """Return a new connection, or None if its user may not command this server."""
+        """Return a new connection, or None if there is none, or its user may not command this server.
+
+        Raises:
+            OSError: there is no descriptor left for it, or no memory; it waits in the kernel.
+        """
         try:
             sock, _ = self._socket.accept()
-        except OSError:
+        except (BlockingIOError, ConnectionAbortedError):
             return None
         uid = _peer_uid(sock)
         if uid in {0, os.geteuid(), None}:

@@ -147,6 +147,7 @@ class Master:
                 self._perform(action, now)
             self._let_go_of_the_port(now)
             self._announce()
+            self._commands.look(now)
             self._succession.judge(now)
             self._notifier.alive(now)
             self._expiry.look(now)
@@ -501,7 +502,12 @@ class Master:
     def _spawn(self, slot: int, generation: int, now: float) -> None:
         row = self._pool.free_row()
         plan = self._plans[generation]
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
+            self._pool.fork_failed(slot, now)
+            return
         ours.setblocking(False)
         theirs.setblocking(False)
         self._board.row(row).clear()

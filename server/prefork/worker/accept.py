@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from prefork.log import LOGGER
 from prefork.scoreboard import WIDTH, Field, Phase
+from prefork.throttle import Throttle
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,9 +52,38 @@ STALE: Final = 2.0
 
 
 _PHASE: Final = int(Field.PHASE)
-_ABOUT_TO_ACCEPT: Final = frozenset({int(Phase.YIELDING), int(Phase.PROVING)})
 _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ACCEPTED: Final = int(Field.ACCEPTED)
+_AWAY: Final = frozenset({Phase.YIELDING, Phase.FULL, Phase.PROVING})
+"""What a worker says of itself while it leaves the queue alone."""
+
+
+class Then(Enum):
+    """What to do after a failed accept."""
+
+    GO_ON = "go on"
+    PAUSE = "pause"
+    LEAVE = "leave"
+
+
+class Failures:
+    """Judges the failed accepts of one worker, of whatever model, by the three sets."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._throttle = Throttle()
+
+    def judge(self, error: OSError) -> Then:
+        """Return what to do now; what somebody must act on is in the log, a shortage not more often than needed."""
+        if error.errno in AGAIN:
+            return Then.GO_ON
+        if error.errno not in CAPACITY:
+            LOGGER.error("%s: cannot accept any more: %s; leaving", self._post, error.strerror)
+            return Then.LEAVE
+        if (left_out := self._throttle.left_out("shortage")) is not None:
+            more = f" ({left_out} tries since the last line)" if left_out else ""
+            LOGGER.warning("%s: cannot accept: %s; trying again every %g s%s", self._post, error.strerror, PAUSE, more)
+        return Then.PAUSE
 
 
 class Share:
@@ -117,7 +148,7 @@ class Acceptor:
         self._watching = False
         self._back: asyncio.TimerHandle | None = None
         self._stepped = False
-        self._complained = False
+        self._failures = Failures(post)
         self.last = 0.0  # when a connection was last taken, on the monotonic clock
         self.closed = False
 
@@ -154,7 +185,7 @@ class Acceptor:
         if self.closed or self._watching:
             return
         self._watching = True
-        if self._own[_PHASE] in _ABOUT_TO_ACCEPT:
+        if self._own[_PHASE] in _AWAY:
             self._post.phase(Phase.ACCEPTING)
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._ready, sock)
@@ -206,15 +237,8 @@ class Acceptor:
             # what socket.accept() is made of, without the socket object: its making costs more than the accept
             fd, address = listener._accept()  # type: ignore[attr-defined] # noqa: SLF001
         except OSError as error:
-            if error.errno in CAPACITY:
-                self._complain(error)
-                self._unwatch(PAUSE)
-            elif error.errno not in AGAIN:
-                LOGGER.error("%s: cannot accept any more: %s; leaving", self._post, error.strerror)
-                self.close()
-                self.broken()
+            self._failed(error)
             return False
-        self._complained = False
         self.last = time.monotonic()
         cells = self._own
         cells[_ACCEPTED] += 1
@@ -222,10 +246,16 @@ class Acceptor:
         self.take(fd, listener, address)
         return True
 
-    def _complain(self, error: OSError) -> None:
-        if not self._complained:  # once per shortage
-            self._complained = True
-            LOGGER.warning("%s: cannot accept: %s; trying again every %g s", self._post, error.strerror, PAUSE)
+    def _failed(self, error: OSError) -> None:
+        then = self._failures.judge(error)
+        if then is Then.PAUSE:
+            self.last = time.monotonic()  # the queue has not been seen empty
+            if self._own[_PHASE] == Phase.ACCEPTING:  # so that no other steps back for this one
+                self._post.phase(Phase.FULL)
+            self._unwatch(PAUSE)
+        elif then is Then.LEAVE:
+            self.close()
+            self.broken()
 
 
 def _nothing() -> None:

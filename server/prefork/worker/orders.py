@@ -92,6 +92,10 @@ class Orders:
         """The same for a connection's wait; none once the worker leaves, when only deadlines matter."""
         return () if self.draining else self.fds
 
+    def hear(self, order: Order) -> None:
+        """Take an order; a weightier one stays."""
+        self.order = max(self.order, order)
+
     def woken(self) -> None:
         """Read what came, and beat: this runs only between the steps of the serving loop."""
         self._post.row.beat()
@@ -99,7 +103,7 @@ class Orders:
             if number == signal.SIGUSR1:
                 reopen_log(self._post)
             else:
-                self.order = max(self.order, SIGNALS[number])
+                self.hear(SIGNALS[number])
         if self.order is Order.SERVE and is_orphan(self._post):
             LOGGER.warning("%s: the master is gone; draining", self._post)
             self.order = MASTER_DIED

@@ -13,9 +13,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
-from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
-from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
+from prefork.worker.accept import PAUSE, Failures, Then
 from prefork.worker.boot import blocking_lifespan
 from prefork.worker.orders import Order, Orders
 from prefork.worker.reception import Reception
@@ -61,8 +60,10 @@ class _Accept:
         self._post = post
         self._reception = reception
         self._orders = orders
+        self._failures = Failures(post)
         self._sockets = [listener.socket for listener in post.listeners]
         self._deadline: float | None = None
+        self._short_at = 0.0  # when there was last no descriptor: the queue was not seen empty
         if len(self._sockets) == 1:
             # socket(7): a blocking accept returns EAGAIN after SO_RCVTIMEO
             whole, part = divmod(TICK, 1)
@@ -99,6 +100,7 @@ class _Accept:
         quiet = time.monotonic() + edge.QUEUE_QUIET
         while time.monotonic() < self._deadline:
             one = self._poll(max(0.0, quiet - time.monotonic()))
+            quiet = max(quiet, self._short_at + edge.QUEUE_QUIET)
             if one is not None or time.monotonic() >= quiet:
                 return one
         return None
@@ -119,11 +121,12 @@ class _Accept:
         try:
             sock, address = listener.accept()
         except OSError as error:
-            if error.errno in CAPACITY:
-                LOGGER.warning("%s: cannot accept: %s", self._post, error.strerror)
+            then = self._failures.judge(error)
+            if then is Then.PAUSE:
                 time.sleep(PAUSE)
-            elif error.errno not in AGAIN:
-                raise
+                self._short_at = time.monotonic()
+            elif then is Then.LEAVE:
+                self._orders.hear(Order.RETIRE)
             return None
         cells = self._post.row.cells
         cells[Field.ACCEPTED] += 1

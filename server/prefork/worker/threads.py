@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
-from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
-from prefork.worker.accept import AGAIN, CAPACITY, PAUSE
+from prefork.worker.accept import PAUSE, Failures, Then
 from prefork.worker.boot import blocking_lifespan
 from prefork.worker.orders import Bell, Order, Orders
 from prefork.worker.reception import Reception
@@ -52,6 +51,7 @@ class _Loop:
     def __init__(self, post: Post, service: Service, orders: Orders) -> None:
         self._post = post
         self._orders = orders
+        self._failures = Failures(post)
         self._bell = Bell()
         self._reception = Reception(post, service)
         self.size = min(post.settings.threads, post.settings.max_connections)
@@ -116,11 +116,12 @@ class _Loop:
         try:
             sock, address = listener.accept()
         except OSError as error:
-            if error.errno in CAPACITY:
-                LOGGER.warning("%s: cannot accept: %s", self._post, error.strerror)
+            then = self._failures.judge(error)
+            if then is Then.PAUSE:
                 time.sleep(PAUSE)
-            elif error.errno not in AGAIN:
-                raise
+                self._last = time.monotonic()  # the queue has not been seen empty
+            elif then is Then.LEAVE:
+                self._orders.hear(Order.RETIRE)
             return
         self._last = time.monotonic()
         cells = self._post.row.cells
