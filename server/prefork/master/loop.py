@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 
-from prefork import __version__
+from prefork import __version__, log
 from prefork.errors import PreforkError
 from prefork.log import LOGGER, MAX_TRACEBACK
 from prefork.master import policy, process, status, upgrade
@@ -69,13 +69,13 @@ class Master:
         self,
         plan: Plan,
         listeners: list[Listener],
-        log: LogHandler,
+        handler: LogHandler,
         control: ControlSocket | None,
         estate: Estate,
     ) -> None:
         self._plan = plan
         self._listeners = listeners
-        self._log = log
+        self._log = handler
         self._replan: Callable[[Plan], Plan] = lambda current: current
         self._board = Scoreboard()
         self._sources = Sources(plan.settings.max_connections, self._board.used)
@@ -350,7 +350,9 @@ class Master:
             "listeners": status.listeners(self._listeners),
             "workers_wanted": self._pool.target,
             "workers": status.workers(self._pool, self._board, now),
-            "totals": self._totals.with_living(self._board.row(w.row).read() for w in self._pool),
+            "totals": self._totals.with_living(
+                (self._board.row(worker.row).read() for worker in self._pool), self._log.dropped
+            ),
             "certificates": status.certificates(self._plan.tls),
         }
 
@@ -377,16 +379,19 @@ class Master:
             LOGGER.info("scaling from %d to %d workers", self._pool.target, workers)
             self._pool.target = workers
 
-    def reopen_logs(self) -> None:
-        """Reopen the log file, here and in every worker."""
+    def reopen_logs(self) -> str:
+        """Reopen the log file, here and in every worker; return why that is not possible, and the old one is kept."""
+        why = ""
         try:
             self._log.reopen()
             privileges.give_log(self._plan.settings, self._log.fd)
         except OSError as error:
-            LOGGER.error("cannot reopen the log: %s", error.strerror)
+            why = f"cannot reopen the log, the old file is still written to: {error.strerror}"
+            LOGGER.error("%s", why)
         for worker in self._pool:
             if worker.state is not State.STARTING:  # it opened the file by itself just now, or inherits this one
                 process.send(worker.pid, signal.SIGUSR1)
+        return why
 
     def reload(self, asker: Asker | None) -> None:
         """Try a new generation with the settings as they are now; `asker` is told how that ended.
@@ -485,6 +490,7 @@ class Master:
             self._pool.target = self._plan.settings.workers.low
             self._spare = Spare(self._plan.settings.workers, time.monotonic())
         self._plans = {generation: self._plan}
+        log.set_levels(self._plan.settings.log_level, access=self._plan.settings.access_log)
         self._pool.settle(generation)
         self._totals.reloads += 1
         self._expiry.serve(self._plan.tls)
