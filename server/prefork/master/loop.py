@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 
 from prefork import __version__, log
 from prefork.errors import PreforkError
-from prefork.log import LOGGER, MAX_TRACEBACK
+from prefork.log import LOGGER, MAX_TRACEBACK, fields
 from prefork.master import policy, process, status, upgrade
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
@@ -26,13 +26,14 @@ from prefork.master.expiry import Expiry
 from prefork.master.metrics import Metrics
 from prefork.master.notify import Notifier
 from prefork.master.pool import TRIAL, Pool, State, Stop, Worker
-from prefork.master.signals import SIGNALS, Intent, intent_of
+from prefork.master.signals import REPEATABLE, SIGNALS, Intent, intent_of
 from prefork.master.spare import Load, Spare
 from prefork.master.succession import Court, Succession
 from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
 from prefork.sources import Sources
+from prefork.throttle import Throttle
 from prefork.worker import boot, privileges
 from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Plan, Post
 
@@ -107,6 +108,8 @@ class Master:
         if not self._succession.on_trial:
             self._metrics.open()
         self._reloading = Audience()
+        self._reload_again = False  # a HUP came while a reload was under way
+        self._said = Throttle()
         self._announced = False
         self._code: int | None = None
         self._started = self._woke = time.monotonic()
@@ -143,6 +146,7 @@ class Master:
             now = time.monotonic()
             self._take_beats(now)
             self._keep_spare(now)
+            self._reload_if_asked_meanwhile()
             for action in policy.decide(self._pool, now):
                 self._perform(action, now)
             self._let_go_of_the_port(now)
@@ -235,13 +239,19 @@ class Master:
             intent = intent_of(number)
             if intent is None or intent is Intent.CHILD:
                 continue
-            LOGGER.info("got %s: %s", number.name, intent.value)
+            self._say(number, intent)
             if self._succession.is_front:
                 self._pass_on(number, intent)
             else:
                 self._act(intent)
         # a lost byte must not lose a child: every wake-up by any signal reaps
         self._reap()
+
+    def _say(self, number: signal.Signals, intent: Intent) -> None:
+        left_out = self._said.left_out(number.name) if intent in REPEATABLE else 0
+        if left_out is not None:
+            more = fields(left_out=left_out) if left_out else None
+            LOGGER.info("got %s: %s", number.name, intent.value, extra=more)
 
     def _act(self, intent: Intent) -> None:
         match intent:
@@ -397,11 +407,15 @@ class Master:
         """Try a new generation with the settings as they are now; `asker` is told how that ended.
 
         What was bound stays bound, and what needs a new process (addresses, the control socket, a preloaded target)
-        stays as it was.
+        stays as it was. A signal that comes during a reload is kept: the files may have changed since that began.
         """
+        if asker is None and self._pool.candidate is not None and self._pool.stop is None:
+            self._reload_again = True
+            return
         if self._pool.stop is not None or self._pool.candidate is not None:
             why = "the server is stopping" if self._pool.stop else "a reload is under way"
-            LOGGER.warning("not reloading: %s", why)
+            if self._said.left_out(why) is not None:
+                LOGGER.warning("not reloading: %s", why)
             if asker is not None:
                 asker.answer(error=why)
             return
@@ -420,6 +434,11 @@ class Master:
         if self._pool.target == 0:
             self._pool.target = plan.settings.workers.low
         LOGGER.info("reloading: trying generation %d", generation)
+
+    def _reload_if_asked_meanwhile(self) -> None:
+        if self._reload_again and self._pool.candidate is None and self._pool.stop is None:
+            self._reload_again = False
+            self.reload(None)
 
     def upgrade(self, asker: Asker | None) -> None:
         """Try a new master, possibly a new version of this program; `asker` is told how that ended."""
