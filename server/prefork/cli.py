@@ -220,6 +220,8 @@ def _status_text(reply: dict[str, Any]) -> str:
         f"  in all: {totals['accepted']} accepted, {totals['refused']} refused, {totals['requests']} requests, "
         f"{totals['errors']} errors, {totals['workers_lost']} workers lost"
     )
+    if totals["log_dropped"]:
+        lines.append(f"  {totals['log_dropped']} log lines could not be written")
     return "\n".join(lines)
 
 

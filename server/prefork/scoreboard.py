@@ -37,6 +37,7 @@ class Field(IntEnum):
     BYTES_OUT = 7
     CAPACITY = 8  # connections a blocking worker can serve at once; 0 for an async one, whose limit is its CPU
     REFUSED = 9  # accepted and reset: not trusted, denied, or one too many of its source
+    LOG_DROPPED = 10  # lines that could not be written to the log
 
 
 class Phase(IntEnum):
@@ -105,6 +106,7 @@ class Reading(NamedTuple):
     bytes_out: int = 0
     capacity: int = 0
     refused: int = 0
+    log_dropped: int = 0
 
     @property
     def phase(self) -> Phase:

@@ -435,7 +435,13 @@ class Settings:
         shown="standard error",
     )  # fmt: skip
     access_log: bool = _option(
-        False, _switch, "write a line per connection", group="logs", metavar="", flag=True, shown="off"
+        False,
+        _switch,
+        "write a line per connection: whose, how long, how much, why it ended",
+        group="logs",
+        metavar="",
+        flag=True,
+        shown="off",
     )
 
     def admission(self) -> list[str]:

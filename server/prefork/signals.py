@@ -1,4 +1,4 @@
-"""Signals as bytes on a socket: a context manager sets handlers and wake-up fd, and puts back what it found.
+"""Signals as bytes in a pipe: a context manager sets handlers and wake-up fd, and puts back what it found.
 
 It owns how signals are heard, for the master and for workers without an event loop. What a signal means is a table in
 the file that acts on it. A handler here does nothing at all: the wake-up descriptor ends the wait, and the loop reads
@@ -8,8 +8,8 @@ which signals came.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import socket
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -24,14 +24,15 @@ class SignalWatch:
         self._watched = frozenset(watched)
         self._found: dict[signal.Signals, Any] = {}
         self._found_fd = -1
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        # a pipe has room for 65,536 of them; a socket for a few hundred, and then a TERM behind as many HUPs is lost
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
 
     def __enter__(self) -> Self:
         """Set the handlers and the wake-up descriptor."""
-        # a full socket means that the loop has signals to read already: no warning needed
-        self._found_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        # a full pipe means that the loop has signals to read already: no warning needed
+        self._found_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in self._watched:
             self._found[number] = signal.signal(number, _heard)
         return self
@@ -47,18 +48,20 @@ class SignalWatch:
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a signal has come."""
-        return self._reader.fileno()
+        return self._reader
 
     def read(self) -> list[signal.Signals]:
         """Return the watched signals that have come since the last call, oldest first, without waiting."""
         with contextlib.suppress(BlockingIOError):
-            return [signal.Signals(number) for number in self._reader.recv(4096) if number in self._watched]
+            return [signal.Signals(number) for number in os.read(self._reader, 65536) if number in self._watched]
         return []
 
     def close(self) -> None:
-        """Close the sockets: for a forked child, which must never write into its parent's."""
-        self._reader.close()
-        self._writer.close()
+        """Close the pipe, once: for a forked child, which must never write into its parent's."""
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
+        self._reader = self._writer = -1
 
 
 def _heard(_number: int, _frame: FrameType | None) -> None:

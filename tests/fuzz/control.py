@@ -53,9 +53,10 @@ class Noted:
         assert 1 <= workers <= 256
         self.done.append(("scale", workers))
 
-    def reopen_logs(self) -> None:
+    def reopen_logs(self) -> str:
         """Reopen the log."""
         self.done.append("reopen-logs")
+        return ""
 
     def reload(self, asker: Asker | None) -> None:
         """Reload; that it went well is told at once."""

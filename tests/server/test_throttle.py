@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from prefork.throttle import Throttle
+from prefork.throttle import MOST, Throttle
 from support.waiting import until
 
 
@@ -11,3 +11,16 @@ def test_first_line_of_a_cause_is_written_and_the_rest_counted() -> None:
     assert throttle.left_out("other") == 0
     said = until(lambda: throttle.left_out("one"), what="the next is written")
     assert (said or 0) >= 3
+
+
+def test_burst_of_a_cause_is_written_before_the_rest_is_counted() -> None:
+    throttle = Throttle(60, burst=3)
+    assert [throttle.left_out("one") for _ in range(5)] == [0, 0, 0, None, None]
+    assert throttle.left_out("other") == 0
+
+
+def test_causes_beyond_the_most_that_are_told_apart_share_one() -> None:
+    throttle = Throttle(60)
+    assert all(throttle.left_out(f"cause {number}") == 0 for number in range(MOST))
+    assert throttle.left_out("one more") == 0
+    assert throttle.left_out("another") is None

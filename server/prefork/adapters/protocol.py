@@ -19,7 +19,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefork.adapters.opaque import Ended
-from prefork.connection.edge import FIRST_QUIET, Wait, silence
+from prefork.connection.edge import DRAINS, FIRST_QUIET, PEER_CLOSED, Wait, silence
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
 
@@ -73,7 +73,7 @@ class ProtocolLink(Link):
 
     def count_request(self) -> None:
         """Count one request: only the protocol knows what that is."""
-        self._hub.cells[_REQUESTS] += 1
+        self._cells[_REQUESTS] += 1
 
     # What the event loop calls. --------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class ProtocolLink(Link):
     def data_received(self, data: bytes) -> None:
         """Count, note the time, and pass on."""
         hub = self._hub
-        hub.cells[_BYTES_IN] += len(data)
+        self._cells[_BYTES_IN] += len(data)
         wait = self.wait
         if wait >= _HANDLER:  # read on only to let the peer close
             return
@@ -106,6 +106,7 @@ class ProtocolLink(Link):
     def eof_received(self) -> bool:
         """Pass on; the transport stays open if the protocol says so."""
         self._peer_ended = True
+        self._over = self._over or PEER_CLOSED
         inner = self._inner
         if self.wait >= _HANDLER or inner is None:
             self._transport.close()
@@ -157,11 +158,11 @@ class ProtocolLink(Link):
         """End a quiet connection because the worker drains."""
         self._half_close_if_nothing_came()
         if self.wait is _CLOSE:
-            self._part(Ended("the worker drains"))
+            self._part(Ended(DRAINS))
 
     def end(self, reason: str) -> None:
         """End the connection from this side, in order, and tell the protocol why."""
-        self._finish()
+        super().end(reason)
         self._part(Ended(reason))
 
     # What the protocol calls, through its transport. -----------------------------------------------------------------
@@ -220,9 +221,14 @@ class ProtocolLink(Link):
         """Close in order. The protocol is told as soon as all is sent; we read on without it for the peer's close."""
         if self.is_over:
             return
-        self._finish()
+        super().end("the service closed")
         if not self._peer_ended and not self._transport.get_write_buffer_size():
             self._hub.loop.call_soon(self._part, None)
+
+    def abort(self) -> None:
+        """Drop the connection at once, unsent bytes included."""
+        self._over = self._over or "the service aborted"
+        self._transport.abort()
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
@@ -293,7 +299,7 @@ class Outward(asyncio.Transport):
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes included."""
-        self._link.transport.abort()
+        self._link.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Hand over to another protocol, as STARTTLS does."""

@@ -18,10 +18,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prefork.adapters.opaque import Ended
-from prefork.connection import edge
+from prefork.connection import edge, journal
 from prefork.connection.blocking import wait_for
 from prefork.connection.edge import LINGER, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait, silence
-from prefork.log import ACCESS, LOGGER, fields
+from prefork.log import LOGGER
 from prefork.scoreboard import Field
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prefork.connection.admission import Source
     from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
+    from prefork.connection.journal import Cells
     from prefork.connection.terms import Terms
     from prefork.scoreboard import Row
     from prefork.service import Service
@@ -50,10 +51,10 @@ class _Sendable(Protocol):
 class WatchedSocket(socket.socket):
     """The socket of one connection: it counts, keeps the deadlines, hears of the drain and closes in order."""
 
-    def __init__(self, sock: socket.socket, limits: Limits, row: Row, wakes: Wakes) -> None:
+    def __init__(self, sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self._limits = limits
-        self._cells = row.cells
+        self._cells = cells
         self._wakes = wakes
         self._wait = Wait.FIRST_BYTE
         self._owes = False
@@ -185,7 +186,7 @@ class WatchedSocket(socket.socket):
             if not draining:
                 since = now
             elif now - since >= silence(self._limits, owes=self._owes, closing=self._wakes.closing):
-                raise self._ended("the worker drains")
+                raise self._ended(edge.DRAINS)
 
     def _ended(self, reason: str) -> Ended:
         self.over = reason
@@ -204,9 +205,10 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     """Serve one connection to its end with a function of a socket and an address, and close it."""
     del terms  # `Service.check_tls` has seen to it that there are none
     peer = edge.take_peer(sock) if source is None else source.name
-    number, opened, why = next(_ids), time.monotonic(), ""
-    watched = WatchedSocket(sock, limits, row, wakes)
-    row.cells[Field.REQUESTS] += 1
+    number, why = next(_ids), edge.RETURNED
+    cells = journal.account(row)
+    watched = WatchedSocket(sock, limits, cells, wakes)
+    cells[Field.REQUESTS] += 1
     try:
         service.handler(watched, _address(watched) if source is None else source.address)
     except ConnectionEnded as error:
@@ -214,15 +216,15 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     except Exception as error:  # noqa: BLE001 - whatever the function raises ends this connection alone
         if error is watched.error:
             LOGGER.debug("connection %d from %s: %s", number, peer, error)
+            why = edge.why_lost(error)
         else:
             row.cells[Field.ERRORS] += 1
-            LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=peer, connection=number))
-        why = type(error).__name__
+            why = edge.failure(error)
+            journal.handler_failed(error, peer, number)
     finally:
         watched.finish()
         row.cells[Field.CONNECTIONS] -= 1
-        seconds = round(time.monotonic() - opened, 3)
-        ACCESS.info("closed", extra=fields(connection=number, peer=peer, seconds=seconds, reason=watched.over or why))
+        journal.closed(cells, number, peer, watched.over or why)
 
 
 def _address(sock: WatchedSocket) -> Any:  # noqa: ANN401 - a tuple, or a path

@@ -10,7 +10,18 @@ import asyncio
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from prefork.connection.edge import RECEIVE_SIZE, TLS_CLOSE, ConnectionEnded, Wait
+from prefork.connection.edge import (
+    CUT_SHORT,
+    DRAINS,
+    NO_HANDSHAKE,
+    PEER_CLOSED,
+    RECEIVE_SIZE,
+    RETURNED,
+    TLS_CLOSE,
+    ConnectionEnded,
+    Wait,
+    why_lost,
+)
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.hello import HANDSHAKE
 from prefork.connection.link import Hub, Link
@@ -47,7 +58,6 @@ class Connection(Link):
         "_fault",
         "_handler",
         "_out",
-        "_over",
         "_paused",
         "_ready",
         "_room",
@@ -68,7 +78,6 @@ class Connection(Link):
         self._out: list[bytes] | tuple[()] = ()  # a list while there is something: an idle connection has none
         self._unsent = 0  # bytes in `_out`
         self._paused = False
-        self._over = ""  # why no frame will come any more
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # unset when the write buffer has room
         self._task: asyncio.Task[None] | None = None
@@ -177,7 +186,7 @@ class Connection(Link):
             )  # fmt: skip
         except OSError as error:
             hub.cells[_ERRORS] += bool(report(error, self.peer))
-            self._over = "the TLS handshake failed"
+            self._over = NO_HANDSHAKE
             hub.loop.call_soon(self.connection_lost, error)  # the event loop says so only of some failures
             raise ConnectionEnded(self._over) from error
         if transport is None:
@@ -225,7 +234,7 @@ class Connection(Link):
     def data_received(self, data: bytes) -> None:
         """Give a waiting handler its frame, or keep the bytes, up to a bound."""
         hub = self._hub
-        hub.cells[_BYTES_IN] += len(data)
+        self._cells[_BYTES_IN] += len(data)
         if self._over:  # read on only to let the peer close
             return
         if self.wait is _FIRST_BYTE and data[0] == HANDSHAKE:
@@ -249,15 +258,15 @@ class Connection(Link):
         """Tell the handler, after what came before; replies can still be sent."""
         stays = super().eof_received()
         if not self._over and not self._holds():
-            self.end("the peer closed")
+            self.end(PEER_CLOSED)
         elif self._waiter is not None and not self._waiter.done():
-            self.end("the peer closed in the middle of a frame")
+            self.end(CUT_SHORT)
         return stays
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the handler that nobody is there. The accounts wait for it: a worker does not leave in the middle."""
         if exc is not None or not self._peer_ended or not self._holds():  # with TLS this follows the peer's end at once
-            self._wake("the peer is gone")
+            self._wake(why_lost(exc))
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self._task is None or self._task.done():
@@ -385,7 +394,7 @@ class Connection(Link):
         """Return what ends when there is something new; None where nothing will come now or then: `_over` says why."""
         hub = self._hub
         if self._uncounted:
-            hub.cells[_REQUESTS] += self._uncounted
+            self._cells[_REQUESTS] += self._uncounted
             self._uncounted = 0
         if self._out:
             self.flush()
@@ -397,10 +406,10 @@ class Connection(Link):
             self._refuse(self._fault)
             return None
         if self._peer_ended:  # what came before its close has been served
-            self._over = "the peer closed in the middle of a frame" if held else "the peer closed"
+            self._over = CUT_SHORT if held else PEER_CLOSED
             return None
         if hub.closing and not held and self.wait is not _FIRST_BYTE:
-            self._over = "the worker drains"
+            self._over = DRAINS
             return None
         self._ready, self._ahead = _NONE, None
         if self._paused:
@@ -418,13 +427,13 @@ class Connection(Link):
     def flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken; for the hub and here."""
         if self._uncounted and (taken := self._uncounted - length_hint(self._ready)):
-            self._hub.cells[_REQUESTS] += taken
+            self._cells[_REQUESTS] += taken
             self._uncounted -= taken
         if self._out:
             out, self._out, self._unsent = self._out, (), 0  # emptied first: what is no payload may raise anything
             data = out[0] if len(out) == 1 else b"".join(out)
             if not self._transport.is_closing():
-                self._hub.cells[_BYTES_OUT] += len(data)
+                self._cells[_BYTES_OUT] += len(data)
                 self._transport.write(data)
 
     def cannot_send(self, error: Exception) -> None:
@@ -439,5 +448,5 @@ class Connection(Link):
         if error is not None and not isinstance(error, ConnectionEnded):  # a handler may let an end pass: no failure
             self._failed(error)
         self.flush()
-        self._hand_out_no_more("the handler returned")
+        self._hand_out_no_more(RETURNED)
         self._finish()

@@ -14,9 +14,9 @@ import time
 from operator import length_hint
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from prefork.connection import edge, hello
+from prefork.connection import edge, hello, journal
 from prefork.connection.edge import LINGER, QUIET, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait
-from prefork.log import ACCESS, LOGGER, fields
+from prefork.log import LOGGER
 from prefork.scoreboard import Field
 from prefork_wire import FrameError, all_encoder
 
@@ -83,9 +83,9 @@ class BlockingConnection:
         self._secure: TlsSocket | None = None
         self._terms = terms
         self._limits = limits
-        self._cells = row.cells
+        self._cells = journal.account(row)
         self._wakes = wakes
-        self._over = ""
+        self._over = ""  # why no frame will come any more
         self._closed = False
         self._first = True  # nothing has come yet
         self._spoke_tls = False  # where plain text is spoken
@@ -94,7 +94,6 @@ class BlockingConnection:
         self.id = next(_ids)
         self.peer = edge.take_peer(sock) if source is None else source.name
         self.proxied: Proxied | None = source.proxied if source is not None else None
-        self._opened = time.monotonic()
 
     # What a handler calls. -------------------------------------------------------------------------------------------
 
@@ -192,12 +191,7 @@ class BlockingConnection:
             while time.monotonic() < deadline and self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
                 pass
         self._cells[Field.CONNECTIONS] -= 1
-        ACCESS.info(
-            "closed",
-            extra=fields(
-                connection=self.id, peer=self.peer, seconds=round(time.monotonic() - self._opened, 3), reason=self._over
-            ),
-        )
+        journal.closed(self._cells, self.id, self.peer, self._over)
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
@@ -216,7 +210,7 @@ class BlockingConnection:
                 raise TimeoutError
         except OSError as error:
             self._cells[Field.ERRORS] += bool(report(error, self.peer))
-            self._over = "the TLS handshake failed"
+            self._over = edge.NO_HANDSHAKE
             raise ConnectionEnded(self._over) from error
 
     def _until_done(self, secure: TlsSocket, step: Callable[[], None], deadline: float) -> bool:
@@ -278,11 +272,7 @@ class BlockingConnection:
             if self._spoke_tls:  # that says why already
                 return None
             self._cells[Field.ERRORS] += 1
-            LOGGER.warning(
-                "refused a frame: %s",
-                error,
-                extra=fields(peer=self.peer, connection=self.id, error=type(error).__name__),
-            )
+            journal.refused_a_frame(error, self.peer, self.id)
             return None
         if frame is not None:
             self._cells[Field.REQUESTS] += 1
@@ -290,7 +280,7 @@ class BlockingConnection:
 
     def _next(self) -> bytes | None:
         if self._wakes.closing and not self._first and not self._decoder.buffered:
-            self._over = "the worker drains"
+            self._over = edge.DRAINS
         wait = Wait.FRAME if self._decoder.buffered else Wait.FIRST_BYTE if self._first else Wait.NEXT
         since = time.monotonic()
         while not self._over:
@@ -301,7 +291,8 @@ class BlockingConnection:
                 wait, since = Wait.FRAME, time.monotonic()
             data = self._receive(wait, since)
             if not data:
-                self._over = self._over or "the peer closed"  # type: ignore[redundant-expr] # _receive may have set it
+                closed = edge.CUT_SHORT if self._decoder.buffered else edge.PEER_CLOSED
+                self._over = self._over or closed  # type: ignore[redundant-expr] # _receive may have set it
                 return None
             if self._first and self._secure is None and hello.is_hello(data):
                 self._spoke_tls = True
@@ -327,7 +318,7 @@ class BlockingConnection:
                     except BlockingIOError:  # half a TLS record
                         continue
                 if drained:
-                    self._over = "the worker drains"
+                    self._over = edge.DRAINS
                 elif time.monotonic() >= deadline:
                     self._over = SLOW_AT[wait]
                     LOGGER.debug("connection %d from %s %s", self.id, self.peer, self._over)
@@ -335,7 +326,7 @@ class BlockingConnection:
                     continue  # woken: the worker drains now
                 return b""
         except OSError as error:
-            self._over = error.strerror or "the peer is gone"
+            self._over = edge.why_lost(error)
             return b""
 
     def _send(self, data: bytes) -> None:
@@ -355,7 +346,7 @@ class BlockingConnection:
                         LOGGER.debug("connection %d from %s %s", self.id, self.peer, self._over)
                         raise ConnectionEnded(self._over) from None
         except OSError as error:
-            self._over = self._over or error.strerror or "the peer is gone"
+            self._over = self._over or edge.why_lost(error)
             raise ConnectionEnded(self._over) from error
 
     def _poll(self, events: int, deadline: float, *, wake: bool = False) -> bool:
@@ -406,8 +397,11 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     except ConnectionEnded:
         pass
     except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
-        conn._cells[Field.ERRORS] += 1  # noqa: SLF001 - the same file
-        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=conn.peer, connection=conn.id))
+        row.cells[Field.ERRORS] += 1
+        conn._over = edge.failure(error)  # noqa: SLF001 - the same file
+        journal.handler_failed(error, conn.peer, conn.id)
+    else:
+        conn._over = conn._over or edge.RETURNED  # noqa: SLF001 - the same
     finally:
         conn.close()
 

@@ -151,6 +151,18 @@ SLOW_AT: Final = {
 }
 """What to say of a peer whose wait ran out."""
 
+PEER_CLOSED: Final = "the peer closed"
+CUT_SHORT: Final = "the peer closed in the middle of a frame"
+DRAINS: Final = "the worker drains"
+NO_HANDSHAKE: Final = "the TLS handshake failed"
+RETURNED: Final = "the handler returned"
+"""Why a connection is over, for its handler and the access log."""
+
+
+def failure(error: BaseException) -> str:
+    """Return why a connection is over whose handler raised."""
+    return f"the handler failed: {type(error).__name__}"
+
 
 def encode_before_fault(framing: Framing, answers: Sequence[bytes]) -> bytes:
     """Return the frames of the answers before the first that makes none, whatever it raises: they are still sent."""
@@ -167,6 +179,13 @@ def peer_name(address: object) -> str:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return getattr(address, "name", "unix")  # a `Source` names itself
+
+
+def why_lost(error: Exception | None) -> str:
+    """Return in a few words why a connection was lost that nobody here has ended."""
+    if error is None:
+        return "the peer is gone"
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def take_peer(sock: socket.socket) -> str:

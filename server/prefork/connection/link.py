@@ -18,15 +18,17 @@ import time
 from logging import INFO
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from prefork.connection import edge, hello
-from prefork.connection.edge import FIRST_QUIET, PAUSE_AT, PAUSE_AT_TLS, QUIET, RECEIVE_SIZE, SLOW_AT, Wait
-from prefork.log import ACCESS, LOGGER, fields
+from prefork.connection import edge, hello, journal
+from prefork.connection.edge import DRAINS, FIRST_QUIET, PAUSE_AT, PAUSE_AT_TLS, QUIET, RECEIVE_SIZE, SLOW_AT, Wait
+from prefork.connection.journal import Account
+from prefork.log import ACCESS, LOGGER
 from prefork.scoreboard import Field
 from prefork_wire import all_encoder, cutter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prefork.connection.journal import Cells
     from prefork.connection.proxy import Proxied
     from prefork.connection.terms import Terms
     from prefork.scoreboard import Row
@@ -74,6 +76,7 @@ class Hub:
         self.tls = tls
         self.secure = tls is not None and tls.implicit  # from the first byte
         self.hello = 0  # the connection that was last found to speak TLS where plain text is spoken
+        self.accounts = ACCESS.isEnabledFor(INFO)  # whether each connection keeps one
         self.links: set[Link] = set()
         self.unread: set[Link] = set()  # those whose peers do not read, and some that no longer wait for that
         self.draining = False
@@ -129,15 +132,16 @@ class Link(asyncio.Protocol):
 
     __slots__ = (
         "_address",
+        "_cells",
         "_decoder",
         "_hub",
+        "_over",
         "_peer_ended",
         "_secure",
         "_transport",
         "_unread",
         "id",
         "limits",
-        "opened",
         "since",
         "wait",
     )
@@ -145,6 +149,8 @@ class Link(asyncio.Protocol):
     def __init__(self, hub: Hub, address: object) -> None:
         self._hub = hub
         self._address = address
+        self._cells: Cells = Account(hub.cells) if hub.accounts else hub.cells
+        self._over = ""  # why it is over, or will be behind what is still to be sent
         self._decoder = cutter(hub.framing.decoder())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
         self._peer_ended = False
@@ -153,7 +159,6 @@ class Link(asyncio.Protocol):
         self.limits = hub.limits
         self.wait = Wait.FIRST_BYTE
         self.since = hub.now
-        self.opened = self.since
         self.id = next(_ids)
 
     @property
@@ -188,19 +193,12 @@ class Link(asyncio.Protocol):
         self._hub.cells[_CONNECTIONS] -= 1
         self._hub.released(self._address)
         self._peer_ended = True
-        if ACCESS.isEnabledFor(INFO):
-            self._log_access(exc)
+        if self._hub.accounts:
+            self.write_access_line(self._over or edge.why_lost(exc))
 
-    def _log_access(self, exc: Exception | None) -> None:
-        ACCESS.info(
-            "closed",
-            extra=fields(
-                connection=self.id,
-                peer=self.peer,
-                seconds=round(time.monotonic() - self.opened, 3),
-                reason=type(exc).__name__ if exc else "",
-            ),
-        )
+    def write_access_line(self, reason: str) -> None:
+        """Write it, where there is an access log: this connection is over."""
+        journal.closed(self._cells, self.id, self.peer, reason)
 
     def eof_received(self) -> bool:
         """Note the peer's half-close; the transport stays open for what is still to be sent.
@@ -229,6 +227,8 @@ class Link(asyncio.Protocol):
             return
         LOGGER.debug("connection %d from %s %s", self.id, self.peer, SLOW_AT[self.wait])
         if self.wait in {Wait.READER, Wait.CLOSE}:
+            if self.wait is Wait.READER or not self._over:
+                self._over = SLOW_AT[self.wait]
             self._transport.abort()
         else:
             self.end(SLOW_AT[self.wait])
@@ -268,15 +268,16 @@ class Link(asyncio.Protocol):
         self._unread, _ = self._count_unread()
         self._hub.unread.add(self)
 
-    def end(self, _reason: str) -> None:
+    def end(self, reason: str) -> None:
         """End the connection from this side, in order: for a dialogue, its handler is told first."""
+        self._over = self._over or reason
         self._finish()
 
     def retire(self) -> None:
         """End a quiet connection because the worker drains: for a dialogue, its handler is told first."""
         with self._if_nothing_came() as borrowed:
             if borrowed is not None:
-                self.end("the worker drains")
+                self.end(DRAINS)
 
     @contextlib.contextmanager
     def _if_nothing_came(self) -> Iterator[socket.socket | None]:
@@ -301,6 +302,7 @@ class Link(asyncio.Protocol):
             if borrowed is None:
                 return
             self.wait, self.since = Wait.CLOSE, self._hub.now
+            self._over = self._over or DRAINS
             if self._secure:
                 self._transport.close()
                 return
@@ -309,10 +311,11 @@ class Link(asyncio.Protocol):
 
     def cancel(self) -> None:
         """Drop the connection at once: the drain timeout has come."""
+        self._over = self._over or "the drain timeout has come"
         self._transport.abort()
 
     def _write(self, data: bytes) -> None:
-        self._hub.cells[_BYTES_OUT] += len(data)
+        self._cells[_BYTES_OUT] += len(data)
         self._transport.write(data)
 
     def _finish(self) -> None:
@@ -344,17 +347,17 @@ class Link(asyncio.Protocol):
 
     def _refuse(self, error: Exception) -> None:
         """Refuse what the peer sent: it is logged, counted, and the connection ends."""
+        self._over = str(error)
         if self._hub.hello == self.id:  # that says why already
             return
         self._hub.cells[_ERRORS] += 1
-        LOGGER.warning(
-            "refused a frame: %s", error, extra=fields(peer=self.peer, connection=self.id, error=type(error).__name__)
-        )
+        journal.refused_a_frame(error, self.peer, self.id)
 
     def _failed(self, error: BaseException) -> None:
         """Log a handler that raised: the author's to mend, so the traceback is in the log."""
         self._hub.cells[_ERRORS] += 1
-        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=self.peer, connection=self.id))
+        self._over = edge.failure(error)
+        journal.handler_failed(error, self.peer, self.id)
 
 
 def _unacknowledged(fd: int) -> int:

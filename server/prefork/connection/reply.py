@@ -9,7 +9,7 @@ from __future__ import annotations
 from operator import length_hint
 from typing import TYPE_CHECKING, Final
 
-from prefork.connection.edge import LARGE, Wait, encode_before_fault
+from prefork.connection.edge import CUT_SHORT, DRAINS, LARGE, PEER_CLOSED, Wait, encode_before_fault
 from prefork.connection.hello import HANDSHAKE
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
@@ -39,7 +39,7 @@ class ReplyLink(Link):
     def data_received(self, data: bytes) -> None:
         """Answer every frame that `data` completes, in one write."""
         hub = self._hub
-        hub.cells[_BYTES_IN] += len(data)
+        self._cells[_BYTES_IN] += len(data)
         if self.wait is not _NEXT:
             if self.wait is _CLOSE:  # read on only to let the peer close
                 return
@@ -58,7 +58,7 @@ class ReplyLink(Link):
         if self._decoder.buffered:
             self._go_on(answered=bool(frames))
         elif hub.closing:  # the last part of a drain: right behind an answer nothing can be lost
-            self._finish()
+            self.end(DRAINS)
         else:
             self.wait, self.since = _NEXT, hub.now
 
@@ -81,13 +81,13 @@ class ReplyLink(Link):
                             break
             except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
                 failure, left = error, length_hint(coming)
-            hub.cells[_REQUESTS] += begun - left
+            self._cells[_REQUESTS] += begun - left
             if answers:
                 try:
                     data = hub.encode_all(answers)
                 except Exception as error:  # noqa: BLE001 - what is no payload may raise anything
                     data, failure = encode_before_fault(hub.framing, answers), error
-                hub.cells[_BYTES_OUT] += len(data)
+                self._cells[_BYTES_OUT] += len(data)
                 self._transport.write(data)
             if failure is not None:
                 self._failed(failure)
@@ -113,7 +113,7 @@ class ReplyLink(Link):
             if answered or self.wait is not _FRAME:
                 self.wait, self.since = _FRAME, hub.now
         elif hub.closing:
-            self._finish()
+            self.end(DRAINS)
         else:
             self.wait, self.since = _NEXT, hub.now
 
@@ -146,6 +146,7 @@ class ReplyLink(Link):
     def eof_received(self) -> bool:
         """Close once everything is sent: whatever was whole has been answered already."""
         self._peer_ended = True
+        self._over = self._over or (CUT_SHORT if self._decoder.buffered else PEER_CLOSED)
         self._finish()
         self._transport.close()
         return not self._secure

@@ -34,8 +34,8 @@ class Commanded(Protocol):
         """Set how many workers there should be."""
         ...
 
-    def reopen_logs(self) -> None:
-        """Reopen the log file."""
+    def reopen_logs(self) -> str:
+        """Reopen the log file; return why that is not possible."""
         ...
 
     def reload(self, asker: Asker | None) -> None:
@@ -65,7 +65,8 @@ def obey(server: Commanded, asker: Asker, request: dict[str, Any]) -> None:
         case {"command": "scale"}:
             raise ControlError(f"scale: give a number of workers from 1 to {MAX_WORKERS}")
         case {"command": "reopen-logs"}:
-            server.reopen_logs()
+            if why := server.reopen_logs():
+                raise ControlError(why)
             asker.answer(ok=True)
         case {"command": "reload"}:
             server.reload(asker)

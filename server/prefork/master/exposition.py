@@ -25,6 +25,7 @@ _TOTALS: Final = (
     ("prefork_errors", "errors", "Frames refused, handlers and TLS handshakes failed."),
     ("prefork_received_bytes", "bytes_in", "Bytes received from clients."),
     ("prefork_sent_bytes", "bytes_out", "Bytes sent to clients."),
+    ("prefork_log_dropped", "log_dropped", "Log lines that could not be written."),
     ("prefork_workers_started", "workers_started", "Workers forked."),
     ("prefork_workers_lost", "workers_lost", "Workers that ended without having been told to."),
 )

@@ -16,9 +16,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
 
-from prefork import __version__
+from prefork import __version__, log
 from prefork.errors import PreforkError
-from prefork.log import LOGGER, MAX_TRACEBACK
+from prefork.log import LOGGER, MAX_TRACEBACK, fields
 from prefork.master import metrics, policy, process, status, upgrade
 from prefork.master.commands import Audience, Commands
 from prefork.master.events import Events
@@ -26,13 +26,14 @@ from prefork.master.expiry import Expiry
 from prefork.master.metrics import Metrics
 from prefork.master.notify import Notifier
 from prefork.master.pool import TRIAL, Pool, State, Stop, Worker
-from prefork.master.signals import SIGNALS, Intent, intent_of
+from prefork.master.signals import REPEATABLE, SIGNALS, Intent, intent_of
 from prefork.master.spare import Load, Spare
 from prefork.master.succession import Court, Succession
 from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
 from prefork.sources import Sources
+from prefork.throttle import Throttle
 from prefork.worker import boot, privileges
 from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Plan, Post
 
@@ -69,13 +70,13 @@ class Master:
         self,
         plan: Plan,
         listeners: list[Listener],
-        log: LogHandler,
+        handler: LogHandler,
         control: ControlSocket | None,
         estate: Estate,
     ) -> None:
         self._plan = plan
         self._listeners = listeners
-        self._log = log
+        self._log = handler
         self._replan: Callable[[Plan], Plan] = lambda current: current
         self._board = Scoreboard()
         self._sources = Sources(plan.settings.max_connections, self._board.used)
@@ -107,6 +108,8 @@ class Master:
         if not self._succession.on_trial:
             self._metrics.open()
         self._reloading = Audience()
+        self._reload_again = False  # a HUP came while a reload was under way
+        self._said = Throttle()
         self._announced = False
         self._code: int | None = None
         self._started = self._woke = time.monotonic()
@@ -143,6 +146,7 @@ class Master:
             now = time.monotonic()
             self._take_beats(now)
             self._keep_spare(now)
+            self._reload_if_asked_meanwhile()
             for action in policy.decide(self._pool, now):
                 self._perform(action, now)
             self._let_go_of_the_port(now)
@@ -236,13 +240,19 @@ class Master:
             intent = intent_of(number)
             if intent is None or intent is Intent.CHILD:
                 continue
-            LOGGER.info("got %s: %s", number.name, intent.value)
+            self._say(number, intent)
             if self._succession.is_front:
                 self._pass_on(number, intent)
             else:
                 self._act(intent)
         # a lost byte must not lose a child: every wake-up by any signal reaps
         self._reap()
+
+    def _say(self, number: signal.Signals, intent: Intent) -> None:
+        left_out = self._said.left_out(number.name) if intent in REPEATABLE else 0
+        if left_out is not None:
+            more = fields(left_out=left_out) if left_out else None
+            LOGGER.info("got %s: %s", number.name, intent.value, extra=more)
 
     def _act(self, intent: Intent) -> None:
         match intent:
@@ -351,7 +361,9 @@ class Master:
             "listeners": status.listeners(self._listeners),
             "workers_wanted": self._pool.target,
             "workers": status.workers(self._pool, self._board, now),
-            "totals": self._totals.with_living(self._board.row(w.row).read() for w in self._pool),
+            "totals": self._totals.with_living(
+                (self._board.row(worker.row).read() for worker in self._pool), self._log.dropped
+            ),
             "certificates": status.certificates(self._plan.tls),
         }
 
@@ -384,26 +396,33 @@ class Master:
             LOGGER.info("scaling from %d to %d workers", self._pool.target, workers)
             self._pool.target = workers
 
-    def reopen_logs(self) -> None:
-        """Reopen the log file, here and in every worker."""
+    def reopen_logs(self) -> str:
+        """Reopen the log file, here and in every worker; return why that is not possible, and the old one is kept."""
+        why = ""
         try:
             self._log.reopen()
             privileges.give_log(self._plan.settings, self._log.fd)
         except OSError as error:
-            LOGGER.error("cannot reopen the log: %s", error.strerror)
+            why = f"cannot reopen the log, the old file is still written to: {error.strerror}"
+            LOGGER.error("%s", why)
         for worker in self._pool:
             if worker.state is not State.STARTING:  # it opened the file by itself just now, or inherits this one
                 process.send(worker.pid, signal.SIGUSR1)
+        return why
 
     def reload(self, asker: Asker | None) -> None:
         """Try a new generation with the settings as they are now; `asker` is told how that ended.
 
         What was bound stays bound, and what needs a new process (addresses, the control socket, a preloaded target)
-        stays as it was.
+        stays as it was. A signal that comes during a reload is kept: the files may have changed since that began.
         """
+        if asker is None and self._pool.candidate is not None and self._pool.stop is None:
+            self._reload_again = True
+            return
         if self._pool.stop is not None or self._pool.candidate is not None:
             why = "the server is stopping" if self._pool.stop else "a reload is under way"
-            LOGGER.warning("not reloading: %s", why)
+            if self._said.left_out(why) is not None:
+                LOGGER.warning("not reloading: %s", why)
             if asker is not None:
                 asker.answer(error=why)
             return
@@ -422,6 +441,11 @@ class Master:
         if self._pool.target == 0:
             self._pool.target = plan.settings.workers.low
         LOGGER.info("reloading: trying generation %d", generation)
+
+    def _reload_if_asked_meanwhile(self) -> None:
+        if self._reload_again and self._pool.candidate is None and self._pool.stop is None:
+            self._reload_again = False
+            self.reload(None)
 
     def upgrade(self, asker: Asker | None) -> None:
         """Try a new master, possibly a new version of this program; `asker` is told how that ended."""
@@ -492,6 +516,7 @@ class Master:
             self._pool.target = self._plan.settings.workers.low
             self._spare = Spare(self._plan.settings.workers, time.monotonic())
         self._plans = {generation: self._plan}
+        log.set_levels(self._plan.settings.log_level, access=self._plan.settings.access_log)
         self._pool.settle(generation)
         self._totals.reloads += 1
         self._expiry.serve(self._plan.tls)

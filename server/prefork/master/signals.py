@@ -35,6 +35,9 @@ SIGNALS: Final = {
     signal.SIGCHLD: Intent.CHILD,
 }
 
+REPEATABLE: Final = frozenset({Intent.RELOAD, Intent.UPGRADE, Intent.REOPEN_LOGS, Intent.DRAIN})
+"""What many signals at once want no more than one does: ten thousand need not be ten thousand lines in the log."""
+
 
 def intent_of(number: signal.Signals) -> Intent | None:
     """Return what a signal means now; None for a WINCH that only says that the terminal's window was resized."""

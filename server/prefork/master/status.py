@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from prefork.master.pool import Pool, Worker
     from prefork.scoreboard import Scoreboard
 
-_COUNTERS: Final = (Field.ACCEPTED, Field.REFUSED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT)
+_COUNTERS: Final = (
+    Field.ACCEPTED, Field.REFUSED, Field.REQUESTS, Field.ERRORS, Field.BYTES_IN, Field.BYTES_OUT, Field.LOG_DROPPED
+)  # fmt: skip
 
 
 STATES: Final = ("starting", "running", "reloading", "draining")
@@ -41,8 +43,8 @@ class Totals:
         for counter in _COUNTERS:
             self._gone[counter] += reading[counter]
 
-    def with_living(self, readings: Iterable[Reading]) -> dict[str, int]:
-        """Return all counters, of the dead and of the living."""
+    def with_living(self, readings: Iterable[Reading], log_dropped: int) -> dict[str, int]:
+        """Return all counters, of the dead and of the living; `log_dropped` is how many lines the master has lost."""
         totals = {field.name.lower(): count for field, count in self._gone.items()}
         totals["connections"] = 0
         for reading in readings:
@@ -55,6 +57,7 @@ class Totals:
             "reloads": self.reloads,
             "reloads_failed": self.reloads_failed,
         }
+        totals["log_dropped"] += log_dropped
         return totals
 
 
@@ -84,6 +87,7 @@ def workers(pool: Pool, board: Scoreboard, now: float) -> list[dict[str, Any]]:
             "errors": reading[Field.ERRORS],
             "bytes_in": reading[Field.BYTES_IN],
             "bytes_out": reading[Field.BYTES_OUT],
+            "log_dropped": reading[Field.LOG_DROPPED],
             "rss_bytes": rss_bytes(worker.pid),
             "age_s": round(now - worker.started, 3),
         })  # fmt: skip

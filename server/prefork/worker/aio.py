@@ -18,7 +18,7 @@ from prefork.adapters.protocol import ProtocolLink
 from prefork.adapters.streams import StreamsLink
 from prefork.connection import waiting
 from prefork.connection.aio import Connection
-from prefork.connection.edge import QUEUE_QUIET, TLS_CLOSE, peer_name
+from prefork.connection.edge import NO_HANDSHAKE, QUEUE_QUIET, TLS_CLOSE, peer_name
 from prefork.connection.link import Hub, Link
 from prefork.connection.reply import ReplyLink
 from prefork.connection.tls import report
@@ -246,17 +246,18 @@ class _Worker:
 
     async def _shake_hands(self, fd: int, listener: socket.socket, address: object) -> None:
         """Make a TLS connection of an accepted descriptor, beside accepting others."""
-        hub, terms = self._hub, self._hub.tls
+        hub, terms, link = self._hub, self._hub.tls, self._factory(address)
         assert terms is not None  # noqa: S101 - only a secure hub shakes hands
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._factory(address), _as_socket(fd, listener), ssl=terms.context,
+                lambda: link, _as_socket(fd, listener), ssl=terms.context,
                 ssl_handshake_timeout=terms.handshake_timeout, ssl_shutdown_timeout=TLS_CLOSE,
             )  # fmt: skip
         except OSError as error:
             hub.cells[Field.CONNECTIONS] -= 1
             hub.cells[Field.ERRORS] += bool(report(error, peer_name(address)))
             hub.released(address)
+            link.write_access_line(NO_HANDSHAKE)
 
 
 def _as_socket(fd: int, _listener: socket.socket) -> socket.socket:

@@ -11,9 +11,10 @@ import importlib
 import resource
 from typing import TYPE_CHECKING, Final
 
-from prefork import adapters, prctl
+from prefork import adapters, log, prctl
 from prefork.errors import PreforkError, TargetError
 from prefork.log import LOGGER
+from prefork.scoreboard import Field
 from prefork.settings import DESCRIPTORS_KEPT
 from prefork.worker import privileges
 
@@ -32,6 +33,8 @@ NEVER_READY: Final = 3
 
 def run(post: Post) -> int:
     """Live a worker's whole life and return its exit code: 0 after an orderly end, 3 if it never became ready."""
+    post.log.count_in(post.row.cells[Field.LOG_DROPPED :])
+    log.set_levels(post.settings.log_level, access=post.settings.access_log)
     # from here on ABRT, the master's word for "you hang", leaves the stacks of all threads for the log
     faulthandler.enable(post.stacks or post.log.fd, all_threads=True)
     try:
