@@ -7,7 +7,9 @@ import pwd
 import shutil
 import signal
 import stat
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +19,7 @@ from support.server import Server, exchange, run
 from support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 NOBODY: Final = "65534"
 STRANGER: Final = "4242"
@@ -50,12 +52,12 @@ WHO: Final = """
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 
 
-@pytest.fixture(autouse=True)
-def open_folder(tmp_path: Path) -> None:
-    """Let other users into the folder of the test, to import what is served."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        if folder.stat().st_uid == os.geteuid():
-            folder.chmod(folder.stat().st_mode | stat.S_IXGRP | stat.S_IRGRP | stat.S_IXOTH | stat.S_IROTH)
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Return a folder that other users can enter: pytest's own are its user's alone, and each session makes them so."""
+    with tempfile.TemporaryDirectory(prefix="prefork-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def status_of(pid: int) -> dict[str, list[str]]:
@@ -206,6 +208,22 @@ def test_log_that_is_a_link_to_a_file_of_roots_stays_roots(start: Callable[..., 
             assert server.status()["state"] == "running"
     assert precious.stat().st_uid == named_twice.stat().st_uid == 0
     assert precious.stat().st_size > 0
+
+
+@as_root
+def test_another_user_is_refused_even_if_the_mode_lets_him_in(start: Callable[..., Server]) -> None:
+    code = f"import os, socket, sys; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+    code += "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+    code += "try: s.sendall(b'{\"command\": \"stop\"}\\n'); print(s.recv(100))\nexcept OSError: print(b'')"
+    with start("echo", "--workers", "2") as server:
+        Path(server.control).parent.chmod(0o755)
+        Path(server.control).chmod(0o666)
+        done = subprocess.run(
+            [sys.executable, "-c", code, server.control], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert (done.stdout, done.stderr) == ("b''\n", "")
+        until(lambda: f"control socket: refused user {NOBODY}: it is neither this server's nor root" in server.log())
+        assert server.status()["state"] == "running"
 
 
 def test_umask_and_folder_are_those_that_were_asked_for(
