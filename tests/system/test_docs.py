@@ -150,6 +150,7 @@ def test_security_names_bounds_that_are_those_of_the_code() -> None:
 def test_every_option_in_code_spans_is_one(document: Path) -> None:
     known = {"--" + name.replace("_", "-") for name in options()} | {
         "--now",
+        "--web-login",  # of Locust
         "--json",
         "--config",
         "--help",
