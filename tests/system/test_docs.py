@@ -162,9 +162,18 @@ def test_every_option_in_code_spans_is_one(document: Path) -> None:
     assert named <= known
 
 
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text("utf-8")
+
+
+def test_make_test_runs_every_folder_of_tests() -> None:
+    named = set(re.findall(r"tests/(\w+)", "\n".join(re.findall(r"^[A-Z_]+ := .*tests/.*", makefile(), re.MULTILINE))))
+    assert named == {path.parent.name for path in ROOT.glob("tests/*/test_*.py")}
+
+
 @each_document
 def test_every_make_target_exists(document: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", makefile(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", document.read_text("utf-8"), re.MULTILINE)) <= targets
 
 
