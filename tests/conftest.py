@@ -22,7 +22,7 @@ def start(tmp_path: Path) -> Start:
     """Return a function that makes a server of the real program: `with start("echo", "--workers", "2") as server`."""
 
     def make(target: str = "echo", *options: str, **more: object) -> Server:
-        folder = tmp_path / f"server-{len(list(tmp_path.glob('server-*')))}"
+        folder = tmp_path / f"s{len(list(tmp_path.glob('s[0-9]')))}"
         folder.mkdir()
         return Server(target, *options, tmp_path=folder, **{"cwd": tmp_path, **more})  # type: ignore[arg-type]
 

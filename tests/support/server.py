@@ -57,7 +57,7 @@ class Server:
         **env: str,
     ) -> None:
         self._dir = tmp_path
-        self.control = str(tmp_path / "control.sock")
+        self.control = str(tmp_path / "control")  # a short name: the path of a unix socket has 107 bytes at most
         self.log_path = tmp_path / "server.log"
         self._wait_for = wait_for
         binding = ["--bind", bind] if bind else []
