@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Run = Callable[..., Any]
 
@@ -179,7 +179,7 @@ def test_whoever_was_in_the_status_once_and_lives_on_is_left_behind() -> None:
 
 def test_a_server_whose_pids_mean_others_here_is_refused(tmp_path: Path) -> None:
     with Server("echo", "--workers", "1", tmp_path=tmp_path) as server:
-        path = tmp_path / "control.sock"
+        path = Path(server.control)
         require_same_pids(path, status(server.process.pid))
         with pytest.raises(ControlError, match="run the chaos where the server runs"):
             require_same_pids(path, status(1))
