@@ -53,7 +53,7 @@ from prefork_loadtest.own import Closed, Crew, Scenario
 
 class Busy(Closed):
     def request(self, number):
-        end = time.perf_counter() + 0.005
+        end = time.perf_counter() + 0.02
         while time.perf_counter() < end:
             pass
         return number.encode()
@@ -61,7 +61,7 @@ class Busy(Closed):
     def is_right(self, request, answer):
         return answer == request
 
-SCENARIO = Scenario("busy", "thinks with the processor", (Crew("Busy", 1),), ("steady.failed == 0",), think_s=0.01)
+SCENARIO = Scenario("busy", "thinks with the processor", (Crew("Busy", 1),), ("steady.failed == 0",), think_s=0.001)
 """
 RECORDER = """
 import atexit, json
