@@ -19,7 +19,7 @@ import trustme
 
 from fuzz.given import pieces
 from support import garbage, proxying
-from support.scorecard import FULL, IN_FULL, descriptors
+from support.scorecard import FULL, descriptors
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -205,14 +205,8 @@ def _more(before: dict[int, int]) -> int:
     return max(descriptors(pid) - had for pid, had in before.items())
 
 
-@pytest.mark.parametrize(
-    ("model", "guise"),
-    [
-        pytest.param(model, guise, marks=() if model == "async" or guise == GUISES[-1] else IN_FULL)
-        for model in MODELS
-        for guise in GUISES
-    ],
-)
+@pytest.mark.parametrize("guise", GUISES)
+@pytest.mark.parametrize("model", MODELS)
 def test_row_21_garbage_harms_neither_workers_nor_log_nor_good_clients(
     start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, row: Row, model: str, guise: str
 ) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from support.load import Load
-from support.scorecard import IN_FULL
 from support.server import PREFORK, read_all
 from support.waiting import until
 
@@ -237,7 +236,7 @@ def hours_off(server: Server) -> int:
     return round((datetime.fromisoformat(stamp) - datetime.now(UTC)).total_seconds() / HOUR)
 
 
-@pytest.mark.parametrize("model", ["async", *(pytest.param(model, marks=IN_FULL) for model in MODELS[1:])])
+@pytest.mark.parametrize("model", MODELS)
 def test_row_22_clock_that_jumps_an_hour_either_way_moves_no_deadline(
     start: Callable[..., Server], app: str, row: Row, clock: dict[str, str], model: str
 ) -> None:

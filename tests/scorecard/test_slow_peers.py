@@ -8,15 +8,13 @@ import select
 import socket
 import ssl
 import time
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 import trustme
 
+from support.drips import Drips
 from support.load import Load
-from support.scorecard import IN_FULL
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from support.server import Server
 
 SLOW: Final = 2000
-OUR_OWN_MS: Final = 1.5
-"""A p99 below it is this process's own: it sends the slow ones' bytes, too, and not beside the baseline."""
-
 LINGER: Final = 2.0
 """Seconds for which the server reads on for a peer's own close (`prefork.connection.edge.LINGER`)."""
 
@@ -55,87 +50,13 @@ def _many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@dataclass(eq=False)
-class Drip:
-    """A connection that sends a byte a second of a line that never ends, and stays when it is told to go."""
-
-    sock: socket.socket
-    began: float  # when its first byte was sent
-    next_at: float
-    told: float = 0.0  # seconds from there to the end of file
-    how: str = ""  # how it ended
-
-
-class Drips:
-    """All of them, in one thread: `go_on` sends what is due, so that the bytes are spread over the second."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._address = address
-        self._due: deque[Drip] = deque()
-        self._poll = select.poll()
-        self._by_fd: dict[int, Drip] = {}
-        self.all: list[Drip] = []
-
-    def come(self, count: int) -> None:
-        """Begin so many, each with its first byte; the second ones are spread over a second."""
-        first = time.monotonic() + 1.0
-        for number in range(count):
-            sock = socket.create_connection(self._address)
-            sock.setblocking(False)
-            now = time.monotonic()
-            sock.send(b"x")
-            drip = Drip(sock, now, first + number / count)
-            self._poll.register(sock, select.POLLIN)
-            self._by_fd[sock.fileno()] = drip
-            self._due.append(drip)
-            self.all.append(drip)
-
-    def go_on(self) -> None:
-        """Send what is due, and see who has been told to go."""
-        now = time.monotonic()
-        while self._due and self._due[0].next_at <= now:
-            drip = self._due.popleft()
-            try:
-                drip.sock.send(b"x")
-            except OSError as error:
-                drip.how = drip.how or type(error).__name__
-                drip.sock.close()
-            else:
-                drip.next_at += 1.0
-                self._due.append(drip)
-        for fd, _ in self._poll.poll(0):
-            drip = self._by_fd[fd]
-            self._poll.unregister(fd)  # it goes on sending: that is what makes it hostile
-            drip.told = time.monotonic() - drip.began
-            try:
-                drip.how = "end of file" if drip.sock.recv(1) == b"" else "an answer"
-            except OSError as error:
-                drip.how = type(error).__name__
-
-    def has_come(self, at: float) -> bool:
-        """Say whether it is this time of the monotonic clock; sends what is due."""
-        self.go_on()
-        return time.monotonic() >= at
-
-    @property
-    def open(self) -> int:
-        """How many have not been told to go."""
-        return sum(not drip.how for drip in self.all)
-
-    @property
-    def gone(self) -> bool:
-        """Whether each has been cut off; sends what is due."""
-        self.go_on()
-        return not self._due
-
-    def close(self) -> None:
-        """Close all."""
-        for drip in self.all:
-            drip.sock.close()
-
-
 def _connections(server: Server) -> int:
     return int(server.status()["totals"]["connections"])
+
+
+def since(moment: float) -> Callable[[], bool]:
+    """Say whether it is this time of the monotonic clock."""
+    return lambda: time.monotonic() >= moment
 
 
 def load_until(server: Server, over: Callable[[], bool], what: str) -> Load:
@@ -145,7 +66,7 @@ def load_until(server: Server, over: Callable[[], bool], what: str) -> Load:
     return load
 
 
-@pytest.mark.parametrize("kind", ["a function", pytest.param("a dialogue", marks=IN_FULL)])
+@pytest.mark.parametrize("kind", ["a function", "a dialogue"])
 def test_row_18_thousands_that_send_a_byte_a_second_do_not_slow_others_and_are_ended_by_the_frame_deadline(
     start: Callable[..., Server], module: Callable[..., str], app: str, row: Row, kind: str
 ) -> None:
@@ -153,26 +74,22 @@ def test_row_18_thousands_that_send_a_byte_a_second_do_not_slow_others_and_are_e
     target = app if kind == "a function" else module(DIALOGUE, "dialogue")
     options = ["--workers", "2", "--max-connections", "2048", "--frame-timeout", f"{frame:g}"]
     with start(target, *options) as server, row.watch(server):
-        drips = Drips(server.address)
-
-        def at(end: float) -> Callable[[], bool]:
-            return lambda: drips.has_come(end)
-
-        with contextlib.closing(drips):
-            before = load_until(server, at(time.monotonic() + frame / 2), "a while without slow ones")
-            drips.come(SLOW)
+        before = load_until(server, since(time.monotonic() + frame / 2), "a while without slow ones")
+        with Drips(server.address, SLOW) as drips:
             until(lambda: _connections(server) == SLOW, what="each of the slow ones is accepted")
-            during = load_until(server, at(drips.all[0].began + frame - 1), "a while with the slow ones")
-            row.is_("still open a second before the deadline of the first", drips.open, SLOW)
-            until(lambda: drips.gone, LINGER + 10, what="the slow ones are gone")
-            told = sorted(drip.told for drip in drips.all)
-            row.is_("how they were told", ", ".join({drip.how for drip in drips.all}), "end of file")
-            row.at_least("first told, seconds after its first byte", told[0], frame)
-            row.at_most("last told, seconds after its first byte", told[-1], frame + 1)
-            row.is_("slow connections", len(told), SLOW)
-            until(lambda: _connections(server) == 0, 5, what="the server has let go of them")
-            after = load_until(server, at(time.monotonic() + frame / 2), "a while after the slow ones")
-        quiet = max(before.p99_ms(), after.p99_ms(), OUR_OWN_MS)
+            during = load_until(server, since(drips.began + frame - 1), "a while with the slow ones")
+            watched_until = time.monotonic()
+            ended = drips.ended(LINGER + 10)
+        told = sorted(one.told for one in ended)
+        still_open = sum(one.began + one.told > watched_until for one in ended)
+        row.is_("slow ones open while the others were measured", still_open, SLOW)
+        row.is_("how they were told", ", ".join({one.how for one in ended}), "end of file")
+        row.at_least("first told, seconds after its first byte", told[0], frame)
+        row.at_most("last told, seconds after its first byte", told[-1], frame + 1)
+        row.is_("slow connections", len(told), SLOW)
+        until(lambda: _connections(server) == 0, 5, what="the server has let go of them")
+        after = load_until(server, since(time.monotonic() + frame / 2), "a while after the slow ones")
+        quiet = max(before.p99_ms(), after.p99_ms())
         row.says("normal p99 without them, before and after, ms", f"{before.p99_ms()}, {after.p99_ms()}")
         row.at_most("normal p99 beside them, ms", during.p99_ms(), 2 * quiet)
         loads = (before, during, after)
@@ -236,9 +153,6 @@ UNREAD: Final = {
                 await writer.drain()
     """,
 }
-LOOK: Final = {"a function", "a function, threads", "a protocol", "a dialogue, TLS"}
-"""Of which a quick look has these."""
-
 UNREAD["a function, threads"] = UNREAD["a function"]
 UNREAD["a function, TLS"] = UNREAD["a function"]
 UNREAD["a dialogue, TLS"] = UNREAD["a dialogue"]
@@ -294,7 +208,7 @@ def rss(status: dict[str, Any]) -> int:
     return sum(worker["rss_bytes"] for worker in status["workers"])
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in LOOK else IN_FULL) for kind in UNREAD])
+@pytest.mark.parametrize("kind", UNREAD)
 def test_row_19_peers_that_never_read_take_no_more_than_the_write_limit_and_are_dropped_by_the_write_timeout(
     start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, row: Row, kind: str
 ) -> None:

@@ -15,21 +15,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    import pytest
 
     from support.load import Load
     from support.server import Server
 
 FULL: Final = os.environ.get("PREFORK_SCORECARD") == "full"
 """Whether faults last as long as the rows say, or only as long as a quick look needs."""
-
-IN_FULL: Final = pytest.mark.skipif(not FULL, reason="one more of its kind: PREFORK_SCORECARD=full has it")
-"""Marks a case that a quick look leaves out."""
 
 STACKS: Final = r"^(?!\d{4}-\d\d-\d\dT)"
 """What a worker that is killed leaves in the log beside its records: stacks, which are lines without a time."""
