@@ -35,3 +35,8 @@ class Throttle:
             return 0
         self._causes[cause] = (ends, written, count + 1)
         return None
+
+    def more(self, cause: str) -> dict[str, int] | None:
+        """Return what a line of this cause says besides: `left_out`, if lines were; None: leave this one out, too."""
+        count = self.left_out(cause)
+        return None if count is None else {"left_out": count} if count else {}

@@ -24,3 +24,12 @@ def test_causes_beyond_the_most_that_are_told_apart_share_one() -> None:
     assert all(throttle.left_out(f"cause {number}") == 0 for number in range(MOST))
     assert throttle.left_out("one more") == 0
     assert throttle.left_out("another") is None
+
+
+def test_a_line_says_how_many_were_left_out_before_it_and_nothing_if_none_were() -> None:
+    throttle = Throttle(span=0.2)
+    assert throttle.more("one") == {}
+    assert [throttle.more("one") for _ in range(3)] == [None] * 3
+    said = until(lambda: throttle.more("one"), what="the next is written")
+    assert said is not None
+    assert said["left_out"] >= 3

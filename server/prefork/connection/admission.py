@@ -127,9 +127,7 @@ class Admission:
     def refuse(self, sock: socket.socket, source: object, why: Refused) -> None:
         """Count a connection, say so, and reset it."""
         self._cells[Field.REFUSED] += 1
-        left_out = self._throttle.left_out(why.cause)
-        if left_out is not None:
-            more = {"left_out": left_out} if left_out else {}
+        if (more := self._throttle.more(why.cause)) is not None:
             LOGGER.warning("refused a connection: %s", why, extra=fields(peer=edge.peer_name(source), **more))
         with contextlib.suppress(OSError):  # some systems have no options for one whose peer has left
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)

@@ -31,9 +31,7 @@ def is_hello(data: bytes) -> bool:
 
 def report(peer: str, *, starttls: bool) -> None:
     """Log that a peer speaks TLS here, once in a span of time."""
-    left_out = _THROTTLE.left_out("tls")
-    if left_out is None:
+    if (more := _THROTTLE.more("tls")) is None:
         return
     cure = "--tls-mode is starttls" if starttls else "give --tls-cert, or the client another port"
-    more = {"left_out": left_out} if left_out else {}
     LOGGER.warning("the peer speaks TLS, and this port plain text (%s)", cure, extra=fields(peer=peer, **more))

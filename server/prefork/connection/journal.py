@@ -81,24 +81,15 @@ def closed(cells: Cells, number: int, peer: str, reason: str) -> None:
 def refused_a_frame(error: Exception, peer: str, number: int) -> None:
     """Say that a peer broke the framing."""
     name = type(error).__name__
-    left_out = _throttle.left_out(name)
-    if left_out is not None:
-        LOGGER.warning(
-            "refused a frame: %s", error, extra=fields(peer=peer, connection=number, error=name, **_more(left_out))
-        )
+    if (more := _throttle.more(name)) is not None:
+        LOGGER.warning("refused a frame: %s", error, extra=fields(peer=peer, connection=number, error=name, **more))
 
 
 def handler_failed(error: BaseException, peer: str, number: int) -> None:
     """Say that a handler raised: the author's to mend, so the traceback is in the log, for each place that raises."""
-    left_out = _throttle.left_out(f"{type(error).__qualname__} {_place(error.__traceback__)}")
-    if left_out is not None:
-        LOGGER.error(
-            "the handler failed", exc_info=error, extra=fields(peer=peer, connection=number, **_more(left_out))
-        )
-
-
-def _more(left_out: int) -> dict[str, int]:
-    return {"left_out": left_out} if left_out else {}
+    more = _throttle.more(f"{type(error).__qualname__} {_place(error.__traceback__)}")
+    if more is not None:
+        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=peer, connection=number, **more))
 
 
 def _place(trace: TracebackType | None) -> str:

@@ -119,9 +119,8 @@ def report(error: OSError, peer: str) -> str:
     if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError) or error.errno == errno.ENOTCONN:
         LOGGER.debug("a TLS handshake was left: %s", why, extra=fields(peer=peer))
         return ""
-    left_out = _THROTTLE.left_out(why)  # OpenSSL's reasons and our own words: few, and none of the peer's
-    if left_out is not None:
-        more = {"left_out": left_out} if left_out else {}
+    more = _THROTTLE.more(why)  # OpenSSL's reasons and our own words: few, and none of the peer's
+    if more is not None:
         LOGGER.warning("a TLS handshake failed: %s", why, extra=fields(peer=peer, **more))
     return why
 

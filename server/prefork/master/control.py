@@ -161,8 +161,7 @@ class ControlSocket:
         if uid in {0, os.geteuid(), None}:
             return Asker(sock)
         sock.close()
-        if (left_out := self._throttle.left_out("user")) is not None:
-            more = {"left_out": left_out} if left_out else {}
+        if (more := self._throttle.more("user")) is not None:
             LOGGER.warning(
                 "control socket: refused user %d: it is neither this server's nor root", uid, extra=fields(**more)
             )

@@ -249,10 +249,9 @@ class Master:
         self._reap()
 
     def _say(self, number: signal.Signals, intent: Intent) -> None:
-        left_out = self._said.left_out(number.name) if intent in REPEATABLE else 0
-        if left_out is not None:
-            more = fields(left_out=left_out) if left_out else None
-            LOGGER.info("got %s: %s", number.name, intent.value, extra=more)
+        more = self._said.more(number.name) if intent in REPEATABLE else {}
+        if more is not None:
+            LOGGER.info("got %s: %s", number.name, intent.value, extra=fields(**more))
 
     def _act(self, intent: Intent) -> None:
         match intent:
