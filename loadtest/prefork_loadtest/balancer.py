@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from prefork_client import Client, ClientError
-from prefork_loadtest.server import StartFailed
+from prefork_loadtest.server import did_not_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,8 +137,7 @@ class Balancer:
                     return
             except ClientError:
                 time.sleep(0.1)
-        said = " ".join(self._log.read_text("utf-8", "replace").splitlines()[-1:])[:300]
-        raise StartFailed(f"haproxy did not get ready: {said or 'it said nothing'}; its log is {self._log}")
+        raise did_not_start("haproxy did not get ready", self._log)
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._end()

@@ -103,8 +103,7 @@ class OwnServer:
             time.sleep(POLL_S)
         code = process.poll() if process is not None else None
         ending = "did not get ready" if code is None else f"ended with exit code {code}"
-        said = " ".join(self._lines()[-1:])[:300]
-        raise StartFailed(f"the server {ending}: {said or 'it said nothing'}; its log is {self._log}")
+        raise did_not_start(f"the server {ending}", self._log)
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._end()
@@ -129,13 +128,20 @@ class OwnServer:
 
     def errors(self, announced: Collection[int]) -> list[str]:
         """The lines of the log that are errors, but for those that name a pid of `announced`."""
-        return [line for line in self._lines() if is_error(line) and not _names(line, announced)]
+        return [line for line in _lines(self._log) if is_error(line) and not _names(line, announced)]
 
-    def _lines(self) -> list[str]:
-        try:
-            return self._log.read_text("utf-8", "replace").splitlines()
-        except OSError:
-            return []
+
+def did_not_start(what: str, log: Path) -> StartFailed:
+    """Return the refusal of what does not come up: what happened, its last word, and where to read more."""
+    said = " ".join(_lines(log)[-1:])[:300]
+    return StartFailed(f"{what}: {said or 'it said nothing'}; its log is {log}")
+
+
+def _lines(log: Path) -> list[str]:
+    try:
+        return log.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
 
 
 def url(address: str) -> str:
