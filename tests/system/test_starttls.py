@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def add_a_line_in_plain_text(server: Server, authority: Authority) -> None:
+    """As an attacker in the middle does before the handshake: it must not be taken for a line that came by TLS."""
+    with server.connect() as plain:
+        plain.sendall(b"starttls\r\nevil\r\n")
+        assert read_exactly(plain, 10) == b"go ahead\r\n"
+        with pytest.raises(OSError, match=r"EOF|reset"):
+            authority.client().wrap_socket(plain, server_hostname="localhost")
+    until(lambda: server.status()["totals"]["connections"] == 0)
+    assert "Traceback" not in server.log()
+
+
 def test_starttls_begins_in_the_middle_and_takes_nothing_that_came_before_it(
     start: Callable[..., Server], module: Callable[..., str], authority: Authority
 ) -> None:
@@ -26,13 +37,7 @@ def test_starttls_begins_in_the_middle_and_takes_nothing_that_came_before_it(
             with authority.client().wrap_socket(plain, server_hostname="localhost") as sock:
                 assert ask(sock, b"?") == b"TLSv1.3 - -"
                 assert ask(sock, b"still?") == b"TLSv1.3 - -"
-        with server.connect() as plain:  # an attacker in the middle adds a line of his own in plain text
-            plain.sendall(b"starttls\r\nevil\r\n")
-            assert read_exactly(plain, 10) == b"go ahead\r\n"
-            with pytest.raises(OSError, match=r"EOF|reset"):
-                authority.client().wrap_socket(plain, server_hostname="localhost")
-        until(lambda: server.status()["totals"]["connections"] == 0)
-        assert "Traceback" not in server.log()
+        add_a_line_in_plain_text(server, authority)
 
 
 @pytest.mark.parametrize("model", ["threads", "sync"])
@@ -46,13 +51,7 @@ def test_starttls_in_a_blocking_dialogue(
             assert read_exactly(plain, 17) == b"plain\r\ngo ahead\r\n"
             with authority.client().wrap_socket(plain, server_hostname="localhost") as sock:
                 assert ask(sock, b"?") == b"TLSv1.3 -"
-        with server.connect() as plain:  # an attacker in the middle adds a line of his own in plain text
-            plain.sendall(b"starttls\r\nevil\r\n")
-            assert read_exactly(plain, 10) == b"go ahead\r\n"
-            with pytest.raises(OSError, match=r"EOF|reset"):
-                authority.client().wrap_socket(plain, server_hostname="localhost")
-        until(lambda: server.status()["totals"]["connections"] == 0)
-        assert "Traceback" not in server.log()
+        add_a_line_in_plain_text(server, authority)
 
 
 STARTTLS_LATER = """
