@@ -13,8 +13,9 @@ BENCH_PACKAGES := gcc libc6-dev redis-tools golang-go libnet-server-perl ruby ru
 SOURCES := client server loadtest tests examples docs bench
 
 # Tests that mostly wait run side by side; those that prove timing, or load the machine, have it to themselves.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal tests/wire tests/client tests/server tests/system
-ALONE := tests/bench tests/docker tests/loadtest tests/scorecard
+WAITING_ROWS := $(addprefix tests/scorecard/test_,accidents.py logs.py reload.py)
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal tests/wire tests/client tests/server tests/system $(WAITING_ROWS)
+ALONE := tests/bench tests/docker tests/loadtest tests/scorecard $(WAITING_ROWS:%=--ignore=%)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test scorecard chaos fuzz bench bench-peers check format coverage up down lock clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,7 +49,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the containers' logs with a failure, while the containers are still there."""
+    """Show the containers' logs with a failure while they are there, and put the row in a form that can be passed on.
+
+    A report goes from one process to another where tests run side by side.
+    """
     report = yield
     show_logs(report)
+    plain = [
+        (name, asdict(value) if isinstance(value, scorecard.Row) else value) for name, value in report.user_properties
+    ]
+    report.user_properties = plain
     return report

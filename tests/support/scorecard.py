@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -214,9 +214,9 @@ def report(reporter: pytest.TerminalReporter, path: Path) -> None:
     for outcome in ("passed", "failed", "error", "skipped"):
         for one in reporter.stats.get(outcome, []):
             found = dict(getattr(one, "user_properties", ())).get("scorecard")
-            if isinstance(found, Row) and (one.when == "call" or outcome == "error"):
+            if found is not None and (one.when == "call" or outcome == "error"):
                 verdict = {"passed": "pass", "skipped": "skipped"}.get(outcome, "FAIL")
-                rows.append({**asdict(found), "verdict": verdict, "seconds": round(one.duration, 1), "why": _why(one)})
+                rows.append({**found, "verdict": verdict, "seconds": round(one.duration, 1), "why": _why(one)})
     if not rows:
         return
     rows.sort(key=lambda row: (row["row"] == "-", int(row["row"]) if row["row"].isdigit() else 0))
