@@ -28,7 +28,7 @@ async def serve(listener: socket.socket) -> None:
 
     def link() -> ReplyLink:
         row.cells[Field.CONNECTIONS] += 1
-        return ReplyLink(hub, None, lambda _: b"+PONG")
+        return ReplyLink(hub, lambda _: b"+PONG", None)
 
     def tick() -> None:
         hub.sweep()

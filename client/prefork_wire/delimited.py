@@ -24,7 +24,8 @@ class _SplitBuffer(Buffer):
     __slots__ = ("_max_length",)
 
     def __init__(self, max_length: int) -> None:
-        super().__init__()
+        """Begin empty, for frames of at most `max_length` bytes without what ends them."""
+        Buffer.__init__(self)
         self._max_length = max_length
 
     def _cut_held(self) -> list[bytes]:
@@ -108,10 +109,6 @@ class LineDecoder(_SplitBuffer):
     """Cuts a byte stream at each LF and drops one CR before it."""
 
     __slots__ = ()
-
-    def __init__(self, max_length: int) -> None:
-        """Begin empty, for lines of at most `max_length` bytes without their terminator."""
-        super().__init__(max_length)
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add bytes and return the whole lines; see `prefork_wire.framing.cut_one_by_one`."""

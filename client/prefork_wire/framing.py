@@ -133,7 +133,7 @@ def cutter(decoder: Decoder, *, singly: bool = False) -> Cutter:
         singly: Let `cut` return one frame at most: another framing may follow behind each.
     """
     if hasattr(decoder, "cut") and not singly:
-        return cast("Cutter", decoder)
+        return decoder  # type: ignore[return-value] # that is what a cutter is
     return _OneByOne(decoder, 1 if singly else MOST)
 
 

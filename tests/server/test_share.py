@@ -24,7 +24,7 @@ def is_over(own: int, *others: tuple[int, Phase, bool]) -> bool:
         row.cells[Field.PHASE] = phase
         if beats:
             row.beat()
-    return Share(cast("Post", SimpleNamespace(board=board, row=board.row(0)))).is_over()
+    return Share(cast("Post", SimpleNamespace(board=board, row=board.row(0)))).room() < 1
 
 
 def test_worker_that_holds_more_than_one_that_could_accept_is_over() -> None:

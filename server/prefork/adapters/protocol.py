@@ -41,7 +41,7 @@ class ProtocolLink(Link):
 
     __slots__ = ("_feed", "_governs", "_halted", "_inner", "_make", "_outward", "_owes")
 
-    def __init__(self, hub: Hub, address: object, make: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(self, hub: Hub, make: Callable[[], asyncio.BaseProtocol], address: object) -> None:
         super().__init__(hub, address)
         self._make = make
         self._outward = Outward(self)

@@ -30,9 +30,9 @@ class StreamsLink(ProtocolLink):
     __slots__ = ("_gone", "_handler", "_lost_by", "_task")
 
     def __init__(
-        self, hub: Hub, address: object, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+        self, hub: Hub, handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], address: object
     ) -> None:
-        super().__init__(hub, address, self._streams)
+        super().__init__(hub, self._streams, address)
         self._handler = handler
         self._gone = False
         self._lost_by: Exception | None = None  # what the connection was lost by: the reader raises the same

@@ -7,6 +7,7 @@ two waits leaves in one write. It never accepts, and never knows how many others
 from __future__ import annotations
 
 import asyncio
+import sys
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -30,7 +31,7 @@ from prefork.scoreboard import Field
 from prefork_wire import FrameError, cut_one_by_one, cutter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from prefork_wire import Decoder, Framing
 
@@ -43,6 +44,22 @@ _BYTES_IN: Final = int(Field.BYTES_IN)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
 _NONE: Final = iter(())
+
+
+def keep_no_list() -> None:
+    """Spare the running event loop its list of the generators that `Connection.__aiter__` makes, one per connection.
+
+    It would close those that are left over when it ends itself; ours have ended with their tasks by then. It holds a
+    weak reference for each, made and unmade in Python, which short dialogues would pay for.
+    """
+    first, last = sys.get_asyncgen_hooks()
+    ours = Connection.__aiter__.__code__
+
+    def begun(generator: AsyncGenerator[Any, Any]) -> None:
+        if generator.ag_code is not ours and first is not None:
+            first(generator)
+
+    sys.set_asyncgen_hooks(begun, last)
 
 
 class Connection(Link):
@@ -67,8 +84,8 @@ class Connection(Link):
         "_waiter",
     )
 
-    def __init__(self, hub: Hub, address: object, handler: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
-        super().__init__(hub, address)
+    def __init__(self, hub: Hub, handler: Callable[[Connection], Coroutine[Any, Any, None]], address: object) -> None:
+        Link.__init__(self, hub, address)
         self._handler = handler
         self._encode = hub.encode
         self._ready: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
@@ -195,7 +212,7 @@ class Connection(Link):
             raise ConnectionEnded(self._over)
         self._secure = True
         self._transport = transport
-        self._bound()
+        self._bound_tls()
 
     def set_timeouts(
         self, *, idle: float | None = None, frame: float | None = None, write: float | None = None
@@ -222,7 +239,7 @@ class Connection(Link):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handler: its own coroutine is all there is of a task, for a thousand idle ones cost memory."""
-        super().connection_made(transport)
+        Link.connection_made(self, transport)
         try:
             self._task = self._hub.loop.create_task(self._handler(self))
         except TypeError as error:  # it takes other arguments
@@ -256,21 +273,26 @@ class Connection(Link):
 
     def eof_received(self) -> bool:
         """Tell the handler, after what came before; replies can still be sent."""
-        stays = super().eof_received()
-        if not self._over and not self._holds():
-            self.end(PEER_CLOSED)
+        self._peer_ended = True
+        if self.wait is _CLOSE:
+            self._transport.close()
         elif self._waiter is not None and not self._waiter.done():
-            self.end(CUT_SHORT)
-        return stays
+            self._wake(CUT_SHORT if self._decoder.buffered else PEER_CLOSED)
+        elif not self._over and not self._holds():
+            self._wake(PEER_CLOSED)
+        return not self._secure
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the handler that nobody is there. The accounts wait for it: a worker does not leave in the middle."""
-        if exc is not None or not self._peer_ended or not self._holds():  # with TLS this follows the peer's end at once
+        # with TLS this follows the peer's end at once, and what came before it is still to be handed out
+        if (self._waiter is not None or not self._over) and (
+            exc is not None or not self._peer_ended or not self._holds()
+        ):
             self._wake(why_lost(exc))
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self._task is None or self._task.done():
-            super().connection_lost(exc)
+            Link.connection_lost(self, exc)
         else:
             self.wait = _HANDLER
             self._task.add_done_callback(lambda _: Link.connection_lost(self, exc))

@@ -16,7 +16,7 @@ import struct
 import termios
 import time
 from logging import INFO
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prefork.connection import edge, hello, journal
 from prefork.connection.edge import DRAINS, FIRST_QUIET, PAUSE_AT, PAUSE_AT_TLS, QUIET, RECEIVE_SIZE, SLOW_AT, Wait
@@ -73,6 +73,7 @@ class Hub:
         self.loop = loop
         self.limits = edge.limits(settings)
         self.write_limit = settings.max_write_buffer
+        self.pause_at = int(self.write_limit * PAUSE_AT)  # asked for with every connection
         self.tls = tls
         self.secure = tls is not None and tls.implicit  # from the first byte
         self.hello = 0  # the connection that was last found to speak TLS where plain text is spoken
@@ -152,7 +153,7 @@ class Link(asyncio.Protocol):
         self._cells: Cells = Account(hub.cells) if hub.accounts else hub.cells
         self._over = ""  # why it is over, or will be behind what is still to be sent
         self._decoder = cutter(hub.framing.decoder())
-        self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set before anything can be called
+        self._transport: asyncio.Transport  # set before anything can be called
         self._peer_ended = False
         self._secure = hub.secure
         self._unread = _NOT_COUNTED  # bytes that the peer had not had when it was last seen to read
@@ -171,29 +172,32 @@ class Link(asyncio.Protocol):
         """What a balancer says of the client by the PROXY protocol; None if none speaks for it."""
         return getattr(self._address, "proxied", None)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is always one
         """Join the accounts."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._bound()
-        self.since = self._hub.now  # with TLS a handshake has passed
-        self._hub.links.add(self)
-
-    def _bound(self) -> None:
-        """Bound what is held of a peer that does not read."""
-        part = PAUSE_AT_TLS if self._secure else PAUSE_AT
-        self._transport.set_write_buffer_limits(high=int(self._hub.write_limit * part))
+        hub = self._hub
+        self._transport = transport
+        self.since = hub.now  # with TLS a handshake has passed
+        hub.links.add(self)
+        # what is held of a peer that does not read is bounded
+        transport.set_write_buffer_limits(hub.pause_at)
         if self._secure:
-            self._transport.set_read_buffer_limits(high=RECEIVE_SIZE)  # type: ignore[attr-defined] # only TLS has it
+            self._bound_tls()
+
+    def _bound_tls(self) -> None:
+        """Bound more closely what is held of a TLS peer that does not read, and what is read of it in advance."""
+        self._transport.set_write_buffer_limits(int(self._hub.write_limit * PAUSE_AT_TLS))
+        self._transport.set_read_buffer_limits(RECEIVE_SIZE)  # type: ignore[attr-defined] # only TLS has it
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the accounts, once: a peer that is lost in the handshake of STARTTLS is told of twice, or never."""
-        if self not in self._hub.links:
+        hub = self._hub
+        if self not in hub.links:
             return
-        self._hub.links.discard(self)
-        self._hub.cells[_CONNECTIONS] -= 1
-        self._hub.released(self._address)
+        hub.links.remove(self)
+        hub.cells[_CONNECTIONS] -= 1
+        hub.released(self._address)
         self._peer_ended = True
-        if self._hub.accounts:
+        if hub.accounts:
             self.write_access_line(self._over or edge.why_lost(exc))
 
     def write_access_line(self, reason: str) -> None:

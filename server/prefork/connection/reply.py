@@ -30,8 +30,8 @@ class ReplyLink(Link):
 
     __slots__ = ("_choked", "_handler", "_left")
 
-    def __init__(self, hub: Hub, address: object, handler: Callable[[bytes], bytes | None]) -> None:
-        super().__init__(hub, address)
+    def __init__(self, hub: Hub, handler: Callable[[bytes], bytes | None], address: object) -> None:
+        Link.__init__(self, hub, address)
         self._handler = handler
         self._left: Sequence[bytes] = ()  # frames that wait until the peer has read the answers before them
         self._choked = False
@@ -147,6 +147,8 @@ class ReplyLink(Link):
         """Close once everything is sent: whatever was whole has been answered already."""
         self._peer_ended = True
         self._over = self._over or (CUT_SHORT if self._decoder.buffered else PEER_CLOSED)
-        self._finish()
-        self._transport.close()
+        if self.wait is _CLOSE:
+            self._transport.close()
+        else:
+            self._finish()
         return not self._secure

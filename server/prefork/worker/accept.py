@@ -56,6 +56,8 @@ _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ACCEPTED: Final = int(Field.ACCEPTED)
 _AWAY: Final = frozenset({Phase.YIELDING, Phase.FULL, Phase.PROVING})
 """What a worker says of itself while it leaves the queue alone."""
+_LEAD: Final = {int(Phase.ACCEPTING): 0, int(Phase.YIELDING): BATCH}
+"""How many connections fewer a worker must hold, beyond the slack, to be left the queue; no other is left it."""
 
 
 class Then(Enum):
@@ -95,26 +97,27 @@ class Share:
         self._used = post.board.used
         self._rows = 0
 
-    def is_over(self) -> bool:
-        """Say whether a worker that could accept now holds clearly less than this one.
+    def room(self) -> int:
+        """Return how many connections this worker may take until it holds clearly more than one that could accept now.
 
-        One that steps back itself is left the queue only where it holds less by a batch: two that step back for each
-        other let everybody wait.
+        Below 1 the queue is another's. One that steps back itself is left it only where it holds less by a batch: two
+        that step back for each other let everybody wait.
         """
         rows = self._used()
         if rows != self._rows:
             self._look_at(rows)
-        fair = self._own[_CONNECTIONS] - SLACK
+        own = self._own[_CONNECTIONS]
         held = self._connections.tolist()
-        if min(held) >= fair:  # by far the most frequent answer, so it comes first
-            return False
+        held.remove(own)
+        if not held:
+            return BATCH
+        room: int = min(held) + SLACK + 1 - own
+        if room > 0:  # by far the most frequent answer, so it comes first
+            return room
         fresh = time.monotonic_ns() - int(STALE * 1e9)
-        phases, beats = self._phases.tolist(), self._beats.tolist()
-        slack = {int(Phase.ACCEPTING): 0, int(Phase.YIELDING): BATCH}
-        return any(
-            count < fair - slack.get(phase, fair) and beat > fresh
-            for count, phase, beat in zip(held, phases, beats, strict=True)
-        )
+        rows_held = zip(self._connections.tolist(), self._phases.tolist(), self._beats.tolist(), strict=True)
+        waited_for = [count + _LEAD[phase] for count, phase, beat in rows_held if phase in _LEAD and beat > fresh]
+        return min(waited_for, default=own) + SLACK + 1 - own
 
     def _look_at(self, rows: int) -> None:
         end = rows * WIDTH
@@ -201,9 +204,22 @@ class Acceptor:
 
     def _ready(self, listener: socket.socket) -> None:
         """Take one connection, or a batch while they come in a burst, unless others hold less."""
+        cells = self._own
+        room = self._room()
         taken = 0
-        while taken < self._batch and self._is_my_turn() and self._accept_one(listener):
+        while taken < room:
+            try:
+                # what socket.accept() is made of, without the socket object: its making costs more than the accept
+                fd, address = listener._accept()  # type: ignore[attr-defined] # noqa: SLF001
+            except OSError as error:
+                self._failed(error)
+                break
             taken += 1
+            cells[_ACCEPTED] += 1
+            cells[_CONNECTIONS] += 1
+            self.take(fd, listener, address)
+        if taken:
+            self.last = time.monotonic()
         if taken > 1:
             self._batch = BATCH
         elif self._batch > 1:
@@ -213,38 +229,25 @@ class Acceptor:
             if self._singles == PROBE:
                 self._batch = BATCH
 
-    def _is_my_turn(self) -> bool:
-        """Say whether this worker may take a connection now; where not, it leaves the queue alone from here on."""
+    def _room(self) -> int:
+        """Return how many connections to take now; where it is none, this worker leaves the queue alone from here."""
         if not self._watching:
-            return False
-        if self._own[_CONNECTIONS] >= self._limit:
+            return 0
+        free = self._limit - self._own[_CONNECTIONS]
+        if free <= 0:
             self._post.phase(Phase.FULL)
             self._unwatch(None)
-            return False
+            return 0
+        room = self._share.room()
         # a worker that has just stepped back takes one at least: whoever holds less did not come for it
-        if not self._stepped and self._share.is_over():
+        if room < 1 and not self._stepped:
             self._stepped = True
             if self._own[_PHASE] == Phase.ACCEPTING:
                 self._post.phase(Phase.YIELDING)
             self._unwatch(STEP_BACK)
-            return False
+            return 0
         self._stepped = False
-        return True
-
-    def _accept_one(self, listener: socket.socket) -> bool:
-        """Take one connection; False when there is none, or none can be taken now."""
-        try:
-            # what socket.accept() is made of, without the socket object: its making costs more than the accept
-            fd, address = listener._accept()  # type: ignore[attr-defined] # noqa: SLF001
-        except OSError as error:
-            self._failed(error)
-            return False
-        self.last = time.monotonic()
-        cells = self._own
-        cells[_ACCEPTED] += 1
-        cells[_CONNECTIONS] += 1
-        self.take(fd, listener, address)
-        return True
+        return min(self._batch, free, max(room, 1))
 
     def _failed(self, error: OSError) -> None:
         then = self._failures.judge(error)

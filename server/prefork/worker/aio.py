@@ -12,12 +12,13 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefork.adapters.protocol import ProtocolLink
 from prefork.adapters.streams import StreamsLink
 from prefork.connection import waiting
-from prefork.connection.aio import Connection
+from prefork.connection.aio import Connection, keep_no_list
 from prefork.connection.edge import NO_HANDSHAKE, QUEUE_QUIET, TLS_CLOSE, peer_name
 from prefork.connection.link import Hub, Link
 from prefork.connection.reply import ReplyLink
@@ -65,6 +66,7 @@ def new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
 
 async def _serve(post: Post, service: Service) -> None:
     loop = asyncio.get_running_loop()
+    keep_no_list()
     async with _lifespan(service):
         hub = Hub(post.settings, service.framing, post.row, loop, post.plan.tls)
         worker = _Worker(post, hub, _link_factory(hub, service, post.settings.threads))
@@ -92,16 +94,16 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
 def _link_factory(hub: Hub, service: Service, threads: int) -> Callable[[object], Link]:
     handler = service.handler
     if service.kind == "protocol":
-        return lambda address: ProtocolLink(hub, address, handler)
+        return partial(ProtocolLink, hub, handler)
     if service.kind == "streams":
-        return lambda address: StreamsLink(hub, address, handler)
+        return partial(StreamsLink, hub, handler)
     if service.kind == "reply":
         if not service.is_async and not service.blocking:
-            return lambda address: ReplyLink(hub, address, handler)
+            return partial(ReplyLink, hub, handler)
         if service.blocking:
             handler = waiting.in_pool(handler, ThreadPoolExecutor(threads, "prefork-blocking"))
         handler = waiting.dialogue(handler, service.concurrency)
-    return lambda address: Connection(hub, address, handler)
+    return partial(Connection, hub, handler)
 
 
 class Ear:
@@ -143,7 +145,7 @@ class _Worker:
         self._loop = hub.loop
         self._factory = factory
         on_uvloop = type(hub.loop).__module__.startswith("uvloop")
-        self._adopt: Callable[[int, socket.socket], Any] = _Accepted() if on_uvloop else _as_socket
+        self._accepted = {one.socket: _Accepted(one.socket.family) for one in post.listeners} if on_uvloop else {}
         self._acceptor = Acceptor(post, self._loop, self._take)
         hub.released = self._acceptor.released
         self._arrivals: Arrivals | None = None
@@ -228,12 +230,15 @@ class _Worker:
         a tenth of what a connection costs.
         """
         if self._hub.secure:
-            handshake = self._loop.create_task(self._shake_hands(fd, listener, address))
+            handshake = self._loop.create_task(self._shake_hands(fd, address))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
             return
-        sock = self._adopt(fd, listener)
-        joining = self._loop.connect_accepted_socket(lambda: self._factory(address), sock)
+        accepted = self._accepted.get(listener)
+        if accepted is not None:
+            accepted.fd = fd
+        sock: Any = accepted or _as_socket(fd)
+        joining = self._loop.connect_accepted_socket(partial(self._factory, address), sock)
         try:
             joining.send(None)
         except OSError as error:  # the peer was gone before it was greeted
@@ -244,13 +249,13 @@ class _Worker:
             return
         self._loop.call_soon(_finish, joining)
 
-    async def _shake_hands(self, fd: int, listener: socket.socket, address: object) -> None:
+    async def _shake_hands(self, fd: int, address: object) -> None:
         """Make a TLS connection of an accepted descriptor, beside accepting others."""
         hub, terms, link = self._hub, self._hub.tls, self._factory(address)
         assert terms is not None  # noqa: S101 - only a secure hub shakes hands
         try:
             await self._loop.connect_accepted_socket(
-                lambda: link, _as_socket(fd, listener), ssl=terms.context,
+                lambda: link, _as_socket(fd), ssl=terms.context,
                 ssl_handshake_timeout=terms.handshake_timeout, ssl_shutdown_timeout=TLS_CLOSE,
             )  # fmt: skip
         except OSError as error:
@@ -260,36 +265,36 @@ class _Worker:
             link.write_access_line(NO_HANDSHAKE)
 
 
-def _as_socket(fd: int, _listener: socket.socket) -> socket.socket:
+def _as_socket(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     sock.setblocking(False)
     return sock
 
 
 def _finish(joining: Coroutine[Any, Any, object]) -> None:
-    with contextlib.suppress(StopIteration):
+    try:  # noqa: SIM105 - `suppress` costs more than all else here
         joining.send(None)
+    except StopIteration:
+        pass
 
 
 class _Accepted:
     """What uvloop asks of an accepted socket, without the system calls that a socket object costs.
 
     uvloop asks at once, takes the descriptor over, closes it itself, and calls `close` afterwards: so one object serves
-    for every connection.
+    for every connection of a listener.
     """
 
-    __slots__ = ("_fd", "family")
+    __slots__ = ("family", "fd")
     type = socket.SOCK_STREAM
 
-    def __call__(self, fd: int, listener: socket.socket) -> Self:
-        """Stand for this descriptor from now on."""
-        self._fd = fd
-        self.family = listener.family
-        return self
+    def __init__(self, family: int) -> None:
+        self.family = family  # of a socket object it is looked up in an enumeration each time
+        self.fd = -1
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return self._fd
+        return self.fd
 
     def close(self) -> None:
         """Do nothing: uvloop has closed the descriptor."""
