@@ -31,7 +31,7 @@ from prefork.scoreboard import Field
 from prefork_wire import FrameError, cut_one_by_one, cutter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from prefork_wire import Decoder, Framing
 
@@ -55,7 +55,7 @@ def keep_no_list() -> None:
     first, last = sys.get_asyncgen_hooks()
     ours = Connection.__aiter__.__code__
 
-    def begun(generator: AsyncGenerator[Any, Any]) -> None:
+    def begun(generator: Any) -> None:  # noqa: ANN401 - the type of hooks knows no `ag_code`
         if generator.ag_code is not ours and first is not None:
             first(generator)
 

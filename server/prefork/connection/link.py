@@ -172,14 +172,14 @@ class Link(asyncio.Protocol):
         """What a balancer says of the client by the PROXY protocol; None if none speaks for it."""
         return getattr(self._address, "proxied", None)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is always one
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the accounts."""
         hub = self._hub
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment] # a `cast` is a call
         self.since = hub.now  # with TLS a handshake has passed
         hub.links.add(self)
         # what is held of a peer that does not read is bounded
-        transport.set_write_buffer_limits(hub.pause_at)
+        self._transport.set_write_buffer_limits(hub.pause_at)
         if self._secure:
             self._bound_tls()
 
