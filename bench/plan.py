@@ -43,7 +43,7 @@ class Plan:
     modelled: int = 3_000
 
 
-FULL: Final = Plan(rounds=5, seconds=0.6, other_rounds=3, held=4_000)
+FULL: Final = Plan(rounds=9, seconds=0.6, other_rounds=3, held=4_000)
 QUICK: Final = Plan(
     rounds=1, seconds=0.06, other_rounds=1, held=400, held_processes=20, opened=(10, 100, 1_000, 15_000),
     frames=(16, 1_024, 65_536, 1_048_576), pipelined=(1, 8, 64), modelled=300,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prefork.worker.post import Post
 
 
-def is_over(own: int, *others: tuple[int, Phase, bool]) -> bool:
+def room(own: int, *others: tuple[int, Phase, bool]) -> int:
     """Ask a worker that holds `own` connections, beside others with so many, in a phase, and beating or not."""
     board = Scoreboard()
     board.set_used(1 + len(others))
@@ -24,7 +24,12 @@ def is_over(own: int, *others: tuple[int, Phase, bool]) -> bool:
         row.cells[Field.PHASE] = phase
         if beats:
             row.beat()
-    return Share(cast("Post", SimpleNamespace(board=board, row=board.row(0)))).room() < 1
+    return Share(cast("Post", SimpleNamespace(board=board, row=board.row(0)))).room()
+
+
+def is_over(own: int, *others: tuple[int, Phase, bool]) -> bool:
+    """Ask whether the queue is another's."""
+    return room(own, *others) < 1
 
 
 def test_worker_that_holds_more_than_one_that_could_accept_is_over() -> None:
@@ -50,3 +55,11 @@ def test_nobody_waits_for_a_worker_that_would_not_accept(other: tuple[int, Phase
 
 def test_worker_that_steps_back_is_waited_for_where_it_holds_less_by_a_batch() -> None:
     assert is_over(100, (100 - SLACK - BATCH - 1, Phase.YIELDING, True))
+
+
+def test_room_is_as_much_as_reaches_the_others_and_the_slack() -> None:
+    assert room(3, (10, Phase.ACCEPTING, True)) == 7 + SLACK + 1
+    assert room(3, (10, Phase.ACCEPTING, True), (0, Phase.DRAINING, True)) == 7 + SLACK + 1
+    assert room(3, (3, Phase.ACCEPTING, True)) == SLACK + 1
+    assert room(3) >= BATCH
+    assert room(3, (0, Phase.FULL, True)) >= BATCH

@@ -248,6 +248,55 @@ def test_a_second_task_that_waits_for_the_frames_of_one_connection_is_told_so(
         assert read_exactly(sock, 6) == b"mine\r\n"
 
 
+@pytest.mark.parametrize("end", [pytest.param("await conn.close()", id="closes"), pytest.param("return", id="returns")])
+def test_a_task_that_waits_in_the_middle_of_a_frame_hears_of_the_end_that_another_makes(
+    start: Callable[..., Server], module: Callable[..., str], end: str
+) -> None:
+    service = module(f"""
+        import asyncio
+        from prefork import Connection, ConnectionEnded, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            begun = asyncio.Event()
+
+            async def read() -> None:
+                async for _ in conn:
+                    begun.set()
+
+            reader = asyncio.create_task(read())
+            await begun.wait()
+            await asyncio.sleep(0)  # it waits for the rest of the second line now
+            {end}
+            await reader
+    """)
+    with start(service, "--workers", "1") as server:
+        with server.connect() as sock:
+            sock.sendall(b"one\ntw")
+            assert read_all(sock) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+
+
+def test_a_generator_that_is_none_of_pythons_own_is_let_be(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import sys
+        from prefork import Connection, Lines, conversation
+
+        class Compiled:  # such as Cython's
+            pass
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            sys.get_asyncgen_hooks().firstiter(Compiled())
+            async for line in conn:
+                await conn.send(line)
+    """)
+    with start(service, "--workers", "1") as server:
+        assert exchange(server.address, b"one\n") == b"one\r\n"
+
+
 def test_what_comes_while_a_handler_works_that_gave_up_waiting_is_kept_for_it(
     start: Callable[..., Server], module: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def keep_no_list() -> None:
     ours = Connection.__aiter__.__code__
 
     def begun(generator: Any) -> None:  # noqa: ANN401 - the type of hooks knows no `ag_code`
-        if generator.ag_code is not ours and first is not None:
+        if getattr(generator, "ag_code", None) is not ours and first is not None:  # a compiled one has none
             first(generator)
 
     sys.set_asyncgen_hooks(begun, last)
@@ -227,7 +227,7 @@ class Connection(Link):
     async def close(self) -> None:
         """Send what is left and close in order; returning from the handler does the same."""
         self.flush()
-        self._hand_out_no_more("the connection is closed")
+        self._wake("the connection is closed")
         self._finish()
 
     def abort(self) -> None:
@@ -470,5 +470,5 @@ class Connection(Link):
         if error is not None and not isinstance(error, ConnectionEnded):  # a handler may let an end pass: no failure
             self._failed(error)
         self.flush()
-        self._hand_out_no_more(RETURNED)
+        self._wake(RETURNED)
         self._finish()

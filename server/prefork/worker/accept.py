@@ -98,7 +98,7 @@ class Share:
         self._rows = 0
 
     def room(self) -> int:
-        """Return how many connections this worker may take until it holds clearly more than one that could accept now.
+        """Return how many more connections this worker may take before it holds clearly more than another that accepts.
 
         Below 1 the queue is another's. One that steps back itself is left it only where it holds less by a batch: two
         that step back for each other let everybody wait.
@@ -108,7 +108,7 @@ class Share:
             self._look_at(rows)
         own = self._own[_CONNECTIONS]
         held = self._connections.tolist()
-        held.remove(own)
+        held.remove(own)  # its own row: the master counted it as used before it forked this worker
         if not held:
             return BATCH
         room: int = min(held) + SLACK + 1 - own
@@ -117,7 +117,9 @@ class Share:
         fresh = time.monotonic_ns() - int(STALE * 1e9)
         rows_held = zip(self._connections.tolist(), self._phases.tolist(), self._beats.tolist(), strict=True)
         waited_for = [count + _LEAD[phase] for count, phase, beat in rows_held if phase in _LEAD and beat > fresh]
-        return min(waited_for, default=own) + SLACK + 1 - own
+        if own in waited_for:
+            waited_for.remove(own)
+        return min(waited_for, default=own + BATCH) + SLACK + 1 - own
 
     def _look_at(self, rows: int) -> None:
         end = rows * WIDTH
