@@ -178,6 +178,9 @@ class Connection(Link):
         self._encode = framing.encode
         self._decoder = cutter(framing.decoder(), singly=True)
         self._decoder.feed(rest)
+        if rest and self._waiter is not None and not self._waiter.done():  # another task waits: these may be a frame
+            waiter, self._waiter = self._waiter, None
+            waiter.set_result(None)
 
     async def start_tls(self) -> None:
         """Speak TLS from here on; what has been sent before leaves in plain text first.
