@@ -273,6 +273,7 @@ class Outward(asyncio.Transport):
     """The transport that a protocol is given: the link's, not the kernel's."""
 
     __slots__ = ("__weakref__", "_link")
+    _start_tls_compatible = True  # asyncio's own mark of a transport that TLS can be put upon
 
     def __init__(self, link: ProtocolLink) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from prefork.adapters.protocol import ProtocolLink
+from prefork.adapters.protocol import Outward, ProtocolLink
 from prefork.adapters.streams import StreamsLink
 from prefork.connection import waiting
 from prefork.connection.aio import Connection, keep_no_list
@@ -61,7 +61,15 @@ def new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
         return asyncio.new_event_loop
-    return uvloop.new_event_loop
+
+    class Loop(uvloop.Loop):
+        """uvloop's, which puts TLS upon its own transports alone; asyncio's way serves for those of an adapter."""
+
+        async def start_tls(self, transport: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passed on
+            kind = asyncio.BaseEventLoop if isinstance(transport, Outward) else uvloop.Loop
+            return await kind.start_tls(self, transport, *arguments, **options)  # type: ignore[arg-type]
+
+    return Loop
 
 
 async def _serve(post: Post, service: Service) -> None:
@@ -144,7 +152,7 @@ class _Worker:
         self._hub = hub
         self._loop = hub.loop
         self._factory = factory
-        on_uvloop = type(hub.loop).__module__.startswith("uvloop")
+        on_uvloop = any(kind.__module__.startswith("uvloop") for kind in type(hub.loop).__mro__)
         self._accepted = {one.socket: _Accepted(one.socket.family) for one in post.listeners} if on_uvloop else {}
         self._acceptor = Acceptor(post, self._loop, self._take)
         hub.released = self._acceptor.released
