@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ from support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from support.tls import Authority
 
     Start = Callable[..., Server]
     Module = Callable[..., str]
@@ -574,6 +577,95 @@ def test_tls_of_the_protocols_own_goes_through(start: Start, module: Module, tmp
             heard = b""
             while b"250 OK" not in heard:
                 heard += safe.recv(1000)
+
+
+@pytest.mark.parametrize("read", ["readline()", "readuntil()"])
+def test_line_that_is_too_long_for_the_reader_is_the_peers_fault(start: Start, module: Module, read: str) -> None:
+    service = module(f"""
+        async def service(reader, writer):
+            writer.write(await reader.{read})
+    """)
+    with start(service, "--workers", "1", "--access-log") as server:
+        with server.connect() as sock:
+            sock.sendall(b"x" * 200_000)
+            assert read_all(sock) == b""
+        until(lambda: 'reason="Separator is not found' in server.log())
+        assert server.status()["totals"]["errors"] == 1
+        assert "refused a frame" in server.log()
+        assert "Traceback" not in server.log()
+
+
+OWN_TLS = """
+    import asyncio, ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("cert.pem", "key.pem")
+
+    class protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport, self.task = transport, None
+
+        def data_received(self, data):
+            if data == b"starttls\\n":
+                self.transport.write(b"go ahead\\n")
+                self.task = asyncio.create_task(self.secure())
+            else:
+                self.transport.write(data.upper())
+
+        async def secure(self):
+            loop = asyncio.get_running_loop()
+            self.transport = await loop.start_tls(self.transport, self, context, server_side=True)
+            self.transport.get_extra_info("prefork").count_request()
+
+        def connection_lost(self, exc):
+            print("lost", repr(exc), flush=True)
+
+    async def streams(reader, writer):
+        while line := await reader.readline():
+            if line == b"starttls\\n":
+                writer.write(b"go ahead\\n")
+                await writer.start_tls(context)
+                writer.get_extra_info("prefork").count_request()
+            else:
+                writer.write(line.upper())
+        print("lost None", flush=True)
+"""
+
+
+@pytest.mark.parametrize("attribute", ["protocol", "streams"])
+def test_tls_that_the_code_begins_by_asyncios_own_means(
+    start: Start, module: Module, authority: Authority, attribute: str
+) -> None:
+    target = module(OWN_TLS).replace("service", attribute)
+    with start(target, "--workers", "1", "--drain-timeout", "3") as server:
+
+        def begin() -> ssl.SSLSocket:
+            plain = server.connect()
+            plain.sendall(b"starttls\n")
+            assert read_exactly(plain, 9) == b"go ahead\n"
+            return authority.client().wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
+
+        with begin() as sock:
+            for size in (10, 60_000):
+                sock.sendall(b"x" * size + b"\n")
+                assert read_exactly(sock, size + 1) == b"X" * size + b"\n"
+            sock.unwrap()
+            until(lambda: "lost None" in server.log())
+        with begin() as kept:
+            kept.sendall(b"kept\n")
+            assert read_exactly(kept, 5) == b"KEPT\n"
+            totals = server.status()["totals"]
+            assert (totals["accepted"], totals["requests"], totals["errors"]) == (2, 2, 0)
+            assert server.ask(command="reload").get("ok")
+            with contextlib.suppress(ssl.SSLEOFError):  # the worker's end is one of the socket
+                assert kept.recv(100) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        with server.connect() as plain:
+            plain.sendall(b"starttls\n")
+            assert read_exactly(plain, 9) == b"go ahead\n"
+            plain.sendall(b"no TLS at all\n")
+            assert read_all(plain) in {b"", b"\x15\x03\x01\x00\x02\x02\x46"}
+        until(lambda: server.status()["totals"]["connections"] == 0)
 
 
 # Servers that accept by themselves. -----------------------------------------------------------------------------------
