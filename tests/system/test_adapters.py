@@ -217,13 +217,15 @@ def test_every_byte_comes_back_and_is_counted(start: Start, module: Module, echo
 
 
 @each_echo
-def test_code_that_raises_ends_its_connection_alone(start: Start, module: Module, echo: str) -> None:
-    with start(module(echo), "--workers", "1") as server, server.connect() as other:
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit"])
+def test_code_that_raises_ends_its_connection_alone(start: Start, module: Module, echo: str, error: str) -> None:
+    raising = module(echo.replace("ValueError", error))
+    with start(raising, "--workers", "1") as server, server.connect() as other:
         before = server.workers()
         other.sendall(b"one")
         assert read_exactly(other, 3) == b"one"
         assert exchange(server.address, b"fail") == b""  # an end of file, never a reset
-        until(lambda: "ValueError: as asked" in server.log(), what="the traceback is in the log")
+        until(lambda: f"{error}: as asked" in server.log(), what="the traceback is in the log")
         other.sendall(b"two")
         assert read_exactly(other, 3) == b"two"
         assert server.workers() == before

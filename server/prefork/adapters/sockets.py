@@ -228,7 +228,7 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
         service.handler(watched, _address(watched) if source is None else source.address)
     except ConnectionEnded as error:
         LOGGER.debug("connection %d from %s %s", number, peer, error)
-    except Exception as error:  # noqa: BLE001 - whatever the function raises ends this connection alone
+    except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
         if error is watched.error:
             LOGGER.debug("connection %d from %s: %s", number, peer, error)
             why = edge.why_lost(error)

@@ -356,6 +356,7 @@ class Connection(Link):
 
     def _hand_out_no_more(self, reason: str) -> None:
         self._over = self._over or reason
+        self._uncounted -= length_hint(self._ready)  # nobody has been given these
         for _ in self._ready:  # the handler may be iterating over it at this moment
             pass
 

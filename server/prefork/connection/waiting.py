@@ -30,8 +30,9 @@ def in_pool(handler: Callable[[bytes], bytes | None], pool: Executor) -> AsyncRe
     def call(frame: bytes) -> bytes | None:
         try:
             return handler(frame)
-        except StopIteration as error:  # no future can hold one: nobody would ever hear of it
-            raise RuntimeError("the handler raised StopIteration") from error
+        except (StopIteration, SystemExit, KeyboardInterrupt) as error:
+            # no future can hold the first, nobody would ever hear of it; and the others would end the loop
+            raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
     async def reply(frame: bytes) -> bytes | None:
         return await asyncio.get_running_loop().run_in_executor(pool, call, frame)

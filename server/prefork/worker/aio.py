@@ -23,8 +23,9 @@ from prefork.connection.edge import NO_HANDSHAKE, QUEUE_QUIET, TLS_CLOSE, peer_n
 from prefork.connection.link import Hub, Link
 from prefork.connection.reply import ReplyLink
 from prefork.connection.tls import report
-from prefork.log import LOGGER
+from prefork.log import LOGGER, fields
 from prefork.scoreboard import Field, Phase
+from prefork.throttle import Throttle
 from prefork.worker import orders
 from prefork.worker.accept import Acceptor
 from prefork.worker.boot import lifespan_failed
@@ -52,7 +53,22 @@ def serve(post: Post, service: Service) -> None:
         TargetError: the service's lifespan could not be entered.
     """
     with asyncio.Runner(loop_factory=new_loop()) as runner:
-        runner.run(_serve(post, service))
+        run_to_its_end(runner.get_loop(), _serve(post, service))
+
+
+def run_to_its_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` in `loop`, through every exit() that a task of the service calls: that ends its connection alone."""
+    task = loop.create_task(main)
+    throttle = Throttle()
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            if (more := throttle.more("exit")) is not None:
+                LOGGER.error("the service called exit(), and its worker goes on", exc_info=error, extra=fields(**more))
+            loop.call_soon(keep_no_list)  # the loop forgets it when it stops
 
 
 def new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
