@@ -83,6 +83,16 @@ HANDLER = """
                     raise ValueError("as asked")
                 self.wfile.write(data)
 """
+PLAIN_HANDLER = """
+    import socketserver
+
+    class service(socketserver.BaseRequestHandler):
+        def handle(self):
+            while data := self.request.recv(1000):
+                if b"fail" in data:
+                    raise ValueError("as asked")
+                self.request.sendall(data)
+"""
 FUNCTION = """
     def service(sock, address):
         while data := sock.recv(1000):
@@ -95,6 +105,7 @@ ECHOES = {
     "buffered": BUFFERED,
     "streams": STREAMS,
     "socketserver": HANDLER,
+    "plain": PLAIN_HANDLER,
     "function": FUNCTION,
 }
 each_echo = pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
@@ -196,6 +207,74 @@ def test_unknown_adapter_is_refused(tmp_path: Path) -> None:
     assert checked.stderr.startswith("prefork: --adapter 'wsgi': must be one of protocol, streams, socketserver, func")
 
 
+MADE = """
+    import asyncio
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+    def service():
+        return Echo()
+"""
+TOLD = """
+    import asyncio
+
+    async def talk(reader, writer):
+        while data := await reader.read(1000):
+            writer.write(data)
+        writer.close()
+
+    tasks = set()
+
+    def service(reader, writer):
+        tasks.add(asyncio.create_task(talk(reader, writer)))
+"""
+ACCEPTS = """
+    import asyncio
+
+    async def service(listener):
+        async def client(reader, writer):
+            with listener.connection():
+                while data := await reader.read(1000):
+                    writer.write(data)
+                writer.close()
+
+        servers = [await asyncio.start_server(client, sock=sock) for sock in listener.sockets]
+        listener.ready()
+        await listener.draining()
+        for server in servers:
+            server.close()
+        await listener.idle()
+"""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "code"),
+    [
+        ("protocol", PROTOCOL),
+        ("protocol", MADE),
+        ("streams", STREAMS),
+        ("streams", TOLD),
+        ("socketserver", HANDLER),
+        ("function", FUNCTION),
+        ("listening", ACCEPTS),
+    ],
+    ids=["protocol", "factory", "streams", "told", "socketserver", "function", "listening"],
+)
+def test_adapter_that_is_named_serves(start: Start, module: Module, adapter: str, code: str) -> None:
+    with start(module(code), "--workers", "1", "--adapter", adapter) as server:
+        for _ in range(2):
+            assert exchange(server.address, b"hello") == b"hello"
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        totals = server.status()["totals"]
+        assert (totals["accepted"], totals["errors"]) == (2, 0)
+        assert server.stop() == 0
+
+
 # What holds for all of them. ------------------------------------------------------------------------------------------
 
 
@@ -255,7 +334,7 @@ def test_silent_peer_is_closed_by_the_deadline_that_names_it(
         assert server.status()["totals"]["errors"] == 0
 
 
-@pytest.mark.parametrize("echo", [PROTOCOL, STREAMS, FUNCTION], ids=["protocol", "streams", "function"])
+@each_echo
 def test_peer_that_does_not_read_is_dropped_and_memory_stays_bounded(start: Start, module: Module, echo: str) -> None:
     with start(module(echo), "--workers", "1", "--write-timeout", "1") as server, server.connect() as sock:
         sock.settimeout(0.2)
@@ -312,9 +391,10 @@ def test_peer_that_is_still_sending_reads_the_last_words_and_no_reset(start: Sta
         assert server.status()["totals"]["errors"] == 0
 
 
-def test_connections_beyond_the_limit_wait_in_the_queue(start: Start, module: Module) -> None:
+@each_echo
+def test_connections_beyond_the_limit_wait_in_the_queue(start: Start, module: Module, echo: str) -> None:
     with (
-        start(module(PROTOCOL), "--workers", "1", "--max-connections", "1") as server,
+        start(module(echo), "--workers", "1", "--max-connections", "1") as server,
         server.connect() as first,
         server.connect() as second,
     ):
@@ -386,6 +466,17 @@ SLOW = {
                 got += sock.recv(1000)
             sock.sendall(got)
             sock.recv(1)
+    """,
+    "socketserver": """
+        import socketserver
+
+        class service(socketserver.StreamRequestHandler):
+            def handle(self):
+                got = b""
+                while not got.endswith(b"!"):
+                    got += self.rfile.read1(1000)
+                self.wfile.write(got)
+                self.rfile.read(1)
     """,
 }
 
@@ -532,6 +623,18 @@ def test_handler_meets_a_stand_in_for_its_server(start: Start, module: Module) -
         assert exchange(server.address, b"") == f"{port} 1 {said}".encode()
         assert exchange(server.address, b"") == f"{port} 2 {said}".encode()
         assert server.status()["totals"]["requests"] == 2
+
+
+def test_function_that_sends_behind_its_own_close_is_told_in_the_log(start: Start, module: Module) -> None:
+    service = module("""
+        def service(sock, address):
+            sock.close()
+            sock.sendall(b"too late")
+    """)
+    with start(service, "--workers", "1") as server:
+        assert exchange(server.address, b"") == b""
+        until(lambda: "OSError: [Errno 9] Bad file descriptor" in server.log())
+        assert server.status()["totals"]["errors"] == 1
 
 
 def test_timeout_that_a_function_sets_is_its_own(start: Start, module: Module) -> None:

@@ -12,6 +12,7 @@ knows nothing of TLS: `secure` does.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import select
 import socket
@@ -169,7 +170,8 @@ class WatchedSocket(socket.socket):
         """
         if isinstance(error, BlockingIOError) and self.gettimeout() != 0:
             return
-        self.error = error
+        if error.errno != errno.EBADF:  # the function has closed it
+            self.error = error
         raise error
 
     def _count(self, size: int, flags: int) -> None:
