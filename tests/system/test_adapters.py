@@ -892,6 +892,19 @@ def test_server_that_ends_although_nobody_told_it_to_is_replaced(start: Start, m
         assert "service ended, and nobody had told it to drain" in server.log()
 
 
+def test_server_that_accepts_by_itself_goes_on_when_one_of_its_clients_calls_exit(start: Start, module: Module) -> None:
+    exits = ACCEPTS.replace("writer.write(data)", "writer.write(data if data != b'exit' else exit(7))")
+    with start(module(exits), "--workers", "1") as server, server.connect() as other:
+        workers = server.workers()
+        other.sendall(b"one")
+        assert read_exactly(other, 3) == b"one"
+        assert exchange(server.address, b"exit") == b""
+        until(lambda: "the service called exit(), and its worker goes on" in server.log())
+        other.sendall(b"two")
+        assert read_exactly(other, 3) == b"two"
+        assert server.workers() == workers
+
+
 def test_server_that_does_not_end_is_dropped_at_the_drain_timeout(start: Start, module: Module) -> None:
     service = module("""
         import asyncio
