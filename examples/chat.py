@@ -2,6 +2,7 @@
 
 Run it, then talk to it:
 
+    pip install websockets
     prefork serve chat:serve --chdir examples --bind 127.0.0.1:8765 --workers 4
     python -m websockets ws://127.0.0.1:8765
 

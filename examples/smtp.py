@@ -1,8 +1,10 @@
-"""A mail server: aiosmtpd's own SMTP class, unchanged, over as many processes as you like.
+r"""A mail server: aiosmtpd's own SMTP class, unchanged, over as many processes as you like.
 
 Run it, then talk to it:
 
+    pip install aiosmtpd
     prefork serve smtp:smtp --adapter protocol --chdir examples --bind 127.0.0.1:8025 --workers 4 --idle-timeout 300
+    printf 'Subject: hello\r\n\r\nDear Bob\r\n' > mail.txt
     curl smtp://127.0.0.1:8025 --mail-from ada@example.org --mail-rcpt bob@example.org --upload-file mail.txt
 
 `SMTP` is an `asyncio.Protocol`, and `smtp` a factory: it makes one for each connection. A factory is a function like

@@ -1,13 +1,15 @@
 """SSH: the `asyncssh` library accepts by itself, and is handed the listening sockets.
 
-Run it, then talk to it:
+Run it, then talk to it with a key of your own:
 
+    pip install asyncssh
+    ssh-keygen -q -t ed25519 -N '' -f visitor && cp visitor.pub examples/authorized_keys
     prefork serve ssh:serve --chdir examples --bind 127.0.0.1:8022 --workers 4
-    ssh -p 8022 127.0.0.1 hello
+    ssh -i visitor -p 8022 127.0.0.1 hello
 
-Who may come in is in `authorized_keys`, in the folder that the server runs in. The host's key is made there at the
-first start: it must be the same in each worker, or clients would take them for impostors. A session that is open when
-the worker is to leave is served to its end, at most for `--drain-timeout`.
+Who may come in is in `authorized_keys`, in the folder that the server runs in; without that file nobody is. The host's
+key is made there at the first start: it must be the same in each worker, or clients would take them for impostors. A
+session that is open when the worker is to leave is served to its end, at most for `--drain-timeout`.
 """
 
 import contextlib

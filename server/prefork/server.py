@@ -94,7 +94,7 @@ def check(settings: Settings) -> str:
     if settings.chdir is not None:
         os.chdir(settings.chdir)
     service = _load(settings)
-    service.check_tls(wanted=_tls(settings) is not None)
+    service.check_tls(settings.tls_mode if _tls(settings) is not None else None)
     service.check_admission(settings.admission())
     where = ", ".join(map(str, _addresses(settings, environment.listen_fds())))
     model = service.model(settings.model)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from prefork.connection import BlockingConnection, Connection
-    from prefork.settings import Model
+    from prefork.settings import Model, TlsMode
     from prefork_wire import Framing
 
     Reply = Callable[[bytes], bytes | None]
@@ -68,15 +68,18 @@ class Service:
         self.lifespans.append(wrapped)
         return manager
 
-    def check_tls(self, *, wanted: bool) -> None:
-        """Make sure that this service can be served over TLS, if that is wanted.
+    def check_tls(self, mode: TlsMode | None) -> None:
+        """Make sure that this service can be served over TLS, if that is wanted: `mode` is None where it is not.
 
         Raises:
-            TargetError: it is given sockets of the kernel's.
+            TargetError: it accepts by itself, or nothing would ever use the certificate.
         """
-        if wanted and self.kind in {"sockets", "listening"}:
+        if mode is not None and self.kind == "listening":
+            raise TargetError(f"--tls-cert: {self.name} accepts by itself and must do its TLS itself; drop the option")
+        if mode == "starttls" and self.kind in {"protocol", "streams", "sockets"}:
             raise TargetError(
-                f"--tls-cert: {self.name} is given plain sockets and must do its TLS itself; drop the option"
+                f"--tls-mode starttls: {self.name} knows nothing of prefork and could not say when; let it do that "
+                "with a certificate of its own and drop --tls-cert, or use --tls-mode implicit"
             )
 
     def check_admission(self, options: Sequence[str]) -> None:

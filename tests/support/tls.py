@@ -59,6 +59,7 @@ BLOCKING = """
 
 ADAPTED = """
     import asyncio
+    import socketserver
 
     class Upper(asyncio.Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -71,7 +72,30 @@ ADAPTED = """
         while data := await reader.read(1000):
             writer.write(data.upper())
             await writer.drain()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                self.wfile.write(line.upper())
+
+    class Plain(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while data := self.request.recv(1000):
+                self.request.sendall(data.upper())
+
+    def function(sock: object, address: object) -> None:
+        while data := sock.recv(1000):
+            sock.sendall(data.upper())
 """
+
+KINDS = {
+    "Upper": "async",
+    "streams": "async",
+    "Handler": "threads",
+    "Plain": "threads",
+    "function": "sync",
+}
+"""What is in `ADAPTED`, and a model for each."""
 
 
 class Authority:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ from support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from support.tls import Authority
 
     Start = Callable[..., Server]
     Module = Callable[..., str]
@@ -80,6 +83,16 @@ HANDLER = """
                     raise ValueError("as asked")
                 self.wfile.write(data)
 """
+PLAIN_HANDLER = """
+    import socketserver
+
+    class service(socketserver.BaseRequestHandler):
+        def handle(self):
+            while data := self.request.recv(1000):
+                if b"fail" in data:
+                    raise ValueError("as asked")
+                self.request.sendall(data)
+"""
 FUNCTION = """
     def service(sock, address):
         while data := sock.recv(1000):
@@ -92,6 +105,7 @@ ECHOES = {
     "buffered": BUFFERED,
     "streams": STREAMS,
     "socketserver": HANDLER,
+    "plain": PLAIN_HANDLER,
     "function": FUNCTION,
 }
 each_echo = pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
@@ -193,6 +207,74 @@ def test_unknown_adapter_is_refused(tmp_path: Path) -> None:
     assert checked.stderr.startswith("prefork: --adapter 'wsgi': must be one of protocol, streams, socketserver, func")
 
 
+MADE = """
+    import asyncio
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+    def service():
+        return Echo()
+"""
+TOLD = """
+    import asyncio
+
+    async def talk(reader, writer):
+        while data := await reader.read(1000):
+            writer.write(data)
+        writer.close()
+
+    tasks = set()
+
+    def service(reader, writer):
+        tasks.add(asyncio.create_task(talk(reader, writer)))
+"""
+ACCEPTS = """
+    import asyncio
+
+    async def service(listener):
+        async def client(reader, writer):
+            with listener.connection():
+                while data := await reader.read(1000):
+                    writer.write(data)
+                writer.close()
+
+        servers = [await asyncio.start_server(client, sock=sock) for sock in listener.sockets]
+        listener.ready()
+        await listener.draining()
+        for server in servers:
+            server.close()
+        await listener.idle()
+"""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "code"),
+    [
+        ("protocol", PROTOCOL),
+        ("protocol", MADE),
+        ("streams", STREAMS),
+        ("streams", TOLD),
+        ("socketserver", HANDLER),
+        ("function", FUNCTION),
+        ("listening", ACCEPTS),
+    ],
+    ids=["protocol", "factory", "streams", "told", "socketserver", "function", "listening"],
+)
+def test_adapter_that_is_named_serves(start: Start, module: Module, adapter: str, code: str) -> None:
+    with start(module(code), "--workers", "1", "--adapter", adapter) as server:
+        for _ in range(2):
+            assert exchange(server.address, b"hello") == b"hello"
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        totals = server.status()["totals"]
+        assert (totals["accepted"], totals["errors"]) == (2, 0)
+        assert server.stop() == 0
+
+
 # What holds for all of them. ------------------------------------------------------------------------------------------
 
 
@@ -214,13 +296,15 @@ def test_every_byte_comes_back_and_is_counted(start: Start, module: Module, echo
 
 
 @each_echo
-def test_code_that_raises_ends_its_connection_alone(start: Start, module: Module, echo: str) -> None:
-    with start(module(echo), "--workers", "1") as server, server.connect() as other:
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit"])
+def test_code_that_raises_ends_its_connection_alone(start: Start, module: Module, echo: str, error: str) -> None:
+    raising = module(echo.replace("ValueError", error))
+    with start(raising, "--workers", "1") as server, server.connect() as other:
         before = server.workers()
         other.sendall(b"one")
         assert read_exactly(other, 3) == b"one"
         assert exchange(server.address, b"fail") == b""  # an end of file, never a reset
-        until(lambda: "ValueError: as asked" in server.log(), what="the traceback is in the log")
+        until(lambda: f"{error}: as asked" in server.log(), what="the traceback is in the log")
         other.sendall(b"two")
         assert read_exactly(other, 3) == b"two"
         assert server.workers() == before
@@ -250,7 +334,7 @@ def test_silent_peer_is_closed_by_the_deadline_that_names_it(
         assert server.status()["totals"]["errors"] == 0
 
 
-@pytest.mark.parametrize("echo", [PROTOCOL, STREAMS, FUNCTION], ids=["protocol", "streams", "function"])
+@each_echo
 def test_peer_that_does_not_read_is_dropped_and_memory_stays_bounded(start: Start, module: Module, echo: str) -> None:
     with start(module(echo), "--workers", "1", "--write-timeout", "1") as server, server.connect() as sock:
         sock.settimeout(0.2)
@@ -307,9 +391,10 @@ def test_peer_that_is_still_sending_reads_the_last_words_and_no_reset(start: Sta
         assert server.status()["totals"]["errors"] == 0
 
 
-def test_connections_beyond_the_limit_wait_in_the_queue(start: Start, module: Module) -> None:
+@each_echo
+def test_connections_beyond_the_limit_wait_in_the_queue(start: Start, module: Module, echo: str) -> None:
     with (
-        start(module(PROTOCOL), "--workers", "1", "--max-connections", "1") as server,
+        start(module(echo), "--workers", "1", "--max-connections", "1") as server,
         server.connect() as first,
         server.connect() as second,
     ):
@@ -381,6 +466,17 @@ SLOW = {
                 got += sock.recv(1000)
             sock.sendall(got)
             sock.recv(1)
+    """,
+    "socketserver": """
+        import socketserver
+
+        class service(socketserver.StreamRequestHandler):
+            def handle(self):
+                got = b""
+                while not got.endswith(b"!"):
+                    got += self.rfile.read1(1000)
+                self.wfile.write(got)
+                self.rfile.read(1)
     """,
 }
 
@@ -529,6 +625,18 @@ def test_handler_meets_a_stand_in_for_its_server(start: Start, module: Module) -
         assert server.status()["totals"]["requests"] == 2
 
 
+def test_function_that_sends_behind_its_own_close_is_told_in_the_log(start: Start, module: Module) -> None:
+    service = module("""
+        def service(sock, address):
+            sock.close()
+            sock.sendall(b"too late")
+    """)
+    with start(service, "--workers", "1") as server:
+        assert exchange(server.address, b"") == b""
+        until(lambda: "OSError: [Errno 9] Bad file descriptor" in server.log())
+        assert server.status()["totals"]["errors"] == 1
+
+
 def test_timeout_that_a_function_sets_is_its_own(start: Start, module: Module) -> None:
     service = module("""
         def service(sock, address):
@@ -574,6 +682,95 @@ def test_tls_of_the_protocols_own_goes_through(start: Start, module: Module, tmp
             heard = b""
             while b"250 OK" not in heard:
                 heard += safe.recv(1000)
+
+
+@pytest.mark.parametrize("read", ["readline()", "readuntil()"])
+def test_line_that_is_too_long_for_the_reader_is_the_peers_fault(start: Start, module: Module, read: str) -> None:
+    service = module(f"""
+        async def service(reader, writer):
+            writer.write(await reader.{read})
+    """)
+    with start(service, "--workers", "1", "--access-log") as server:
+        with server.connect() as sock:
+            sock.sendall(b"x" * 200_000)
+            assert read_all(sock) == b""
+        until(lambda: 'reason="Separator is not found' in server.log())
+        assert server.status()["totals"]["errors"] == 1
+        assert "refused a frame" in server.log()
+        assert "Traceback" not in server.log()
+
+
+OWN_TLS = """
+    import asyncio, ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("cert.pem", "key.pem")
+
+    class protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport, self.task = transport, None
+
+        def data_received(self, data):
+            if data == b"starttls\\n":
+                self.transport.write(b"go ahead\\n")
+                self.task = asyncio.create_task(self.secure())
+            else:
+                self.transport.write(data.upper())
+
+        async def secure(self):
+            loop = asyncio.get_running_loop()
+            self.transport = await loop.start_tls(self.transport, self, context, server_side=True)
+            self.transport.get_extra_info("prefork").count_request()
+
+        def connection_lost(self, exc):
+            print("lost", repr(exc), flush=True)
+
+    async def streams(reader, writer):
+        while line := await reader.readline():
+            if line == b"starttls\\n":
+                writer.write(b"go ahead\\n")
+                await writer.start_tls(context)
+                writer.get_extra_info("prefork").count_request()
+            else:
+                writer.write(line.upper())
+        print("lost None", flush=True)
+"""
+
+
+@pytest.mark.parametrize("attribute", ["protocol", "streams"])
+def test_tls_that_the_code_begins_by_asyncios_own_means(
+    start: Start, module: Module, authority: Authority, attribute: str
+) -> None:
+    target = module(OWN_TLS).replace("service", attribute)
+    with start(target, "--workers", "1", "--drain-timeout", "3") as server:
+
+        def begin() -> ssl.SSLSocket:
+            plain = server.connect()
+            plain.sendall(b"starttls\n")
+            assert read_exactly(plain, 9) == b"go ahead\n"
+            return authority.client().wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
+
+        with begin() as sock:
+            for size in (10, 60_000):
+                sock.sendall(b"x" * size + b"\n")
+                assert read_exactly(sock, size + 1) == b"X" * size + b"\n"
+            sock.unwrap()
+            until(lambda: "lost None" in server.log())
+        with begin() as kept:
+            kept.sendall(b"kept\n")
+            assert read_exactly(kept, 5) == b"KEPT\n"
+            totals = server.status()["totals"]
+            assert (totals["accepted"], totals["requests"], totals["errors"]) == (2, 2, 0)
+            assert server.ask(command="reload").get("ok")
+            with contextlib.suppress(ssl.SSLEOFError):  # the worker's end is one of the socket
+                assert kept.recv(100) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        with server.connect() as plain:
+            plain.sendall(b"starttls\n")
+            assert read_exactly(plain, 9) == b"go ahead\n"
+            plain.sendall(b"no TLS at all\n")
+            assert read_all(plain) in {b"", b"\x15\x03\x01\x00\x02\x02\x46"}
+        until(lambda: server.status()["totals"]["connections"] == 0)
 
 
 # Servers that accept by themselves. -----------------------------------------------------------------------------------
@@ -693,6 +890,19 @@ def test_server_that_ends_although_nobody_told_it_to_is_replaced(start: Start, m
         (tmp_path / "end").touch()
         until(lambda: server.has_replaced(1), 20, what="it is replaced")
         assert "service ended, and nobody had told it to drain" in server.log()
+
+
+def test_server_that_accepts_by_itself_goes_on_when_one_of_its_clients_calls_exit(start: Start, module: Module) -> None:
+    exits = ACCEPTS.replace("writer.write(data)", "writer.write(data if data != b'exit' else exit(7))")
+    with start(module(exits), "--workers", "1") as server, server.connect() as other:
+        workers = server.workers()
+        other.sendall(b"one")
+        assert read_exactly(other, 3) == b"one"
+        assert exchange(server.address, b"exit") == b""
+        until(lambda: "the service called exit(), and its worker goes on" in server.log())
+        other.sendall(b"two")
+        assert read_exactly(other, 3) == b"two"
+        assert server.workers() == workers
 
 
 def test_server_that_does_not_end_is_dropped_at_the_drain_timeout(start: Start, module: Module) -> None:

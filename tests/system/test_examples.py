@@ -75,6 +75,17 @@ def test_docstring_names_a_client(path: Path) -> None:
     assert re.search(client, docstring, re.MULTILINE)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstring_says_what_must_be_installed(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = list(ast.walk(tree))
+    imported = {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module).partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    strangers = imported - sys.stdlib_module_names - {"prefork", "prefork_wire"}
+    installed = re.findall(r"^ {4}pip install (.+)$", ast.get_docstring(tree) or "", re.MULTILINE)
+    assert installed == ([" ".join(sorted(strangers))] if strangers else [])
+
+
 # shout.py -------------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +258,7 @@ def mails(tmp_path: Path) -> list[bytes]:
 def test_curl_sends_a_mail(tmp_path: Path) -> None:
     letter = tmp_path / "letter.txt"
     letter.write_text("Subject: from curl\r\n\r\nDear Bob,\r\n.dots and all\r\n", "ascii", newline="")
-    with mail_server(tmp_path, "--workers", "2") as server:
+    with mail_server(tmp_path, "--workers", "4") as server:
         host, port = lines_of(server)
         envelope = ["--mail-from", "ada@example.org", "--mail-rcpt", "bob@example.org"]
         clients.ask("curl", "-sS", f"smtp://{host}:{port}", *envelope, "--upload-file", str(letter))
@@ -258,7 +269,7 @@ def test_curl_sends_a_mail(tmp_path: Path) -> None:
 
 
 def test_smtplib_sends_many_mails_on_one_connection(tmp_path: Path) -> None:
-    with mail_server(tmp_path, "--workers", "2") as server, smtplib.SMTP(*server.address, timeout=10) as client:
+    with mail_server(tmp_path, "--workers", "4") as server, smtplib.SMTP(*server.address, timeout=10) as client:
         for number in range(20):
             client.sendmail("ada@example.org", ["bob@example.org"], f"Subject: {number}\r\n\r\n" + "x\r\n" * 33_334)
         assert len(mails(tmp_path)) == 20

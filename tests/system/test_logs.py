@@ -75,6 +75,16 @@ FUNCTION = """
                     return
                 sock.sendall(str(1 // (line.strip() != b"fail")).encode() + line.strip() + b"\\r\\n")
 """
+HANDLER = """
+    import socketserver
+
+    class service(socketserver.StreamRequestHandler):
+        def handle(self):
+            for line in self.rfile:
+                if line.strip() == b"bye":
+                    return
+                self.wfile.write(str(1 // (line.strip() != b"fail")).encode() + line.strip() + b"\\r\\n")
+"""
 
 SERVICES = {
     "reply, async": (REPLY, "async", 2),
@@ -86,6 +96,7 @@ SERVICES = {
     "protocol": (PROTOCOL, "async", 2),
     "streams": (STREAMS, "async", 0),  # only the callback knows what a request is
     "function": (FUNCTION, "threads", 1),  # a call is a request
+    "socketserver": (HANDLER, "threads", 1),
 }
 each_service = pytest.mark.parametrize(("code", "model", "frames"), SERVICES.values(), ids=SERVICES)
 
@@ -240,7 +251,9 @@ def test_access_line_tells_a_handshake_that_failed_and_few_of_them_are_complaine
 
 
 @pytest.mark.parametrize(
-    "code", [DIALOGUE, PROTOCOL, STREAMS, FUNCTION], ids=["dialogue", "protocol", "streams", "def"]
+    "code",
+    [DIALOGUE, PROTOCOL, STREAMS, FUNCTION, HANDLER],
+    ids=["dialogue", "protocol", "streams", "def", "socketserver"],
 )
 def test_access_line_tells_that_the_service_itself_closed(start: Start, module: Module, code: str) -> None:
     with start(module(code), "--workers", "1", "--access-log") as server:

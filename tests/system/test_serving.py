@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -125,6 +126,89 @@ def test_handler_that_raises_ends_its_connection_alone(
         assert exchange(server.address, b"1\n0\n1\n") == b"1\r\n"
         assert exchange(server.address, b"1\n") == b"1\r\n"
         assert "ZeroDivisionError" in server.log()
+
+
+EXITS = """
+    import asyncio, sys
+    from prefork import Lines, conversation, reply
+
+    def answer(line: bytes) -> bytes:
+        return sys.exit(7) if line == b"exit" else line
+
+    @reply(Lines())
+    def plain(line: bytes) -> bytes:
+        return answer(line)
+
+    @reply(Lines(), blocking=True)
+    def pool(line: bytes) -> bytes:
+        return answer(line)
+
+    @reply(Lines(), concurrency=3)
+    async def waits(line: bytes) -> bytes:
+        await asyncio.sleep(0)
+        return answer(line)
+
+    @conversation(Lines())
+    async def dialogue(conn) -> None:
+        async for line in conn:
+            await conn.send(answer(line))
+
+    @conversation(Lines())
+    def blocking(conn) -> None:
+        for line in conn:
+            conn.send(answer(line))
+"""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "model"),
+    [
+        ("plain", "async"),
+        ("plain", "threads"),
+        ("pool", "async"),
+        ("waits", "async"),
+        ("dialogue", "async"),
+        ("blocking", "threads"),
+        ("blocking", "sync"),
+    ],
+)
+def test_handler_that_calls_exit_ends_its_connection_alone(
+    start: Callable[..., Server], module: Callable[..., str], attribute: str, model: str
+) -> None:
+    with start(module(EXITS).replace("service", attribute), "--workers", "1", "--model", model) as server:
+        workers = server.workers()
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(server.connect())] if model != "sync" else []
+            for _ in range(2):
+                for other in others:
+                    other.sendall(b"kept\n")
+                    assert read_exactly(other, 6) == b"kept\r\n"
+                assert exchange(server.address, b"one\nexit\ntwo\n") == b"one\r\n"
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.workers() == workers
+        assert server.status()["totals"]["errors"] == 2
+        assert "the handler failed" in server.log()
+        assert server.stop() == 0
+
+
+def test_frames_that_a_handler_was_never_given_are_not_counted(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            async for line in conn:
+                conn.abort()
+    """)
+    with start(service, "--workers", "1") as server:
+        with server.connect() as sock:
+            sock.sendall(b"one\ntwo\nthree\n")
+            with contextlib.suppress(ConnectionResetError):
+                read_all(sock)
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["requests"] == 1
 
 
 @pytest.mark.parametrize("model", MODELS)

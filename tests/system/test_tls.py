@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.server import Server, read_all, read_exactly, run
-from support.tls import ADAPTED, BLOCKING, WHO, Authority, ask, connect
+from support.tls import ADAPTED, BLOCKING, KINDS, WHO, Authority, ask, connect
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -262,11 +263,11 @@ def test_blocking_workers_speak_tls_too(
         assert "Traceback" not in server.log()
 
 
-@pytest.mark.parametrize("attribute", ["Upper", "streams"])
+@pytest.mark.parametrize(("attribute", "model"), KINDS.items())
 def test_what_already_exists_speaks_tls_too(
-    start: Callable[..., Server], module: Callable[..., str], authority: Authority, attribute: str
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, attribute: str, model: str
 ) -> None:
-    options = ["--workers", "1", *authority.options, "--drain-timeout", "3"]
+    options = ["--workers", "1", "--model", model, *authority.options, "--drain-timeout", "3"]
     with start(module(ADAPTED).replace("service", attribute), *options) as server:
         for _ in range(2):
             sock = connect(server, authority.client())
@@ -278,17 +279,187 @@ def test_what_already_exists_speaks_tls_too(
             sock.settimeout(10)
             assert sock.recv(100) == b""  # a cut-off would raise
         until(lambda: server.status()["totals"]["connections"] == 0)
-        assert server.status()["totals"]["errors"] == 0
+        totals = server.status()["totals"]
+        assert (totals["accepted"], totals["errors"]) == (3, 0)
+        assert (totals["bytes_in"], totals["bytes_out"]) == (16, 16)  # of the service's own
         assert "Traceback" not in server.log()
         assert "returning true" not in server.log()
 
 
-def test_a_target_that_is_given_plain_sockets_is_refused(authority: Authority, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("def service(sock, address):\n    pass\n")
+@pytest.mark.parametrize(("attribute", "model"), KINDS.items())
+def test_what_already_exists_is_kept_from_who_does_not_shake_hands(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, attribute: str, model: str
+) -> None:
+    options = ["--workers", "1", "--model", model, *authority.options, "--handshake-timeout", "0.5", "--access-log"]
+    with start(module(ADAPTED).replace("service", attribute), *options) as server:
+        with server.connect() as plain, server.connect() as silent:
+            plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert read_all(plain) == b""
+            plain.close()
+            assert read_all(silent) == b""
+        server.connect().close()  # a health check is no error
+        with connect(server, authority.client()) as sock:
+            assert ask(sock, b"hi") == b"HI"
+        until(lambda: server.log().count("the TLS handshake failed") == 3, what="each has a line in the access log")
+        assert server.status()["totals"]["errors"] == 2
+        assert server.status()["totals"]["bytes_in"] == 4
+        assert "Traceback" not in server.log()
+
+
+SOCKETS = """
+    import socket, threading
+
+    def echo(sock, address):
+        while data := sock.recv(1000):
+            sock.sendall(data)
+
+    def who(sock, address):
+        subject = dict(pair[0] for pair in sock.getpeercert()["subject"])
+        words = [sock.version(), sock.selected_alpn_protocol(), subject["commonName"], str(sock.pending())]
+        sock.sendall(" ".join(words).encode() + b" " + sock.cipher()[1].encode())
+
+    def both(sock, address):
+        size = 0
+
+        def speak():
+            for _ in range(40):
+                sock.sendall(b"x" * 100_000)
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        while size < 4_000_000 and (data := sock.recv(100_000)):
+            size += len(data)
+        speaker.join()
+        sock.sendall(b"y%d" % size)
+
+    def half(sock, address):
+        sock.sendall(b"all that I say")
+        sock.shutdown(socket.SHUT_WR)
+        print("heard", sock.makefile("rb").read(), flush=True)
+
+    def own_clock(sock, address):
+        sock.settimeout(0.2)
+        try:
+            sock.recv(1)
+        except TimeoutError:
+            sock.sendall(b"too slow, ")
+        sock.setblocking(False)
+        try:
+            sock.recv(1)
+        except BlockingIOError:
+            pass
+        sent = 0
+        try:
+            while True:
+                sent += sock.send(b"x" * 100_000)
+        except BlockingIOError:
+            sock.settimeout(5)
+            sock.sendall(b"y%d" % sent)
+"""
+
+
+@pytest.fixture
+def sockets(start: Callable[..., Server], module: Callable[..., str], authority: Authority) -> Callable[..., Server]:
+    """Return a function that serves one of `SOCKETS` with TLS."""
+    target = module(SOCKETS)
+    return lambda name, *more: start(target.replace("service", name), "--workers", "1", *authority.options, *more)
+
+
+def test_a_function_sees_what_was_agreed(sockets: Callable[..., Server], authority: Authority) -> None:
+    with sockets("who", "--tls-client-ca", str(authority.ca_file), "--tls-alpn", "who") as server:
+        context = authority.client("Ada")
+        context.set_alpn_protocols(["who"])
+        with connect(server, context) as sock:
+            assert read_all(sock) == b"TLSv1.3 who Ada 0 TLSv1.3"
+
+
+def test_a_function_reads_and_writes_at_once_in_two_threads(
+    sockets: Callable[..., Server], authority: Authority
+) -> None:
+    with sockets("both") as server, connect(server, authority.client()) as sock:
+        sock.sendall(b"z" * 4_000_000)  # and reads nothing meanwhile: the thread that writes has to wait
+        assert read_all(sock) == b"x" * 4_000_000 + b"y4000000"
+
+
+def test_a_function_may_half_close_and_read_on(sockets: Callable[..., Server], authority: Authority) -> None:
+    with sockets("half") as server, connect(server, authority.client()) as sock:
+        assert read_all(sock) == b"all that I say"  # TLS's own end: a cut-off would raise
+        sock.sendall(b"and ")
+        sock.sendall(b"more")
+        sock.unwrap()
+        until(lambda: "heard b'and more'" in server.log())
+        assert server.status()["totals"]["errors"] == 0
+
+
+def test_clock_that_a_function_sets_is_its_own_behind_tls_too(
+    sockets: Callable[..., Server], authority: Authority
+) -> None:
+    with sockets("own_clock") as server, connect(server, authority.client()) as sock:
+        assert read_exactly(sock, 10) == b"too slow, "
+        until(lambda: server.status()["totals"]["bytes_out"] > 1_000_000, what="no room is left")
+        rest = read_all(sock)
+        sent = int(rest.partition(b"y")[2])
+        assert rest == b"x" * sent + b"y%d" % sent
+        assert server.status()["totals"]["errors"] == 0
+
+
+@pytest.mark.parametrize("attribute", ["Handler", "function"])
+@pytest.mark.parametrize("option", ["--first-byte-timeout", "--idle-timeout", "--write-timeout"])
+def test_deadlines_hold_for_sockets_behind_tls(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, attribute: str, option: str
+) -> None:
+    options = ["--workers", "1", "--model", KINDS[attribute], *authority.options, "--access-log", option, "0.5"]
+    with start(module(ADAPTED).replace("service", attribute), *options) as server:
+        with connect(server, authority.client()) as sock:
+            if option == "--idle-timeout":
+                assert ask(sock, b"kept") == b"KEPT"
+            if option == "--write-timeout":
+                sock.settimeout(0.2)
+                with pytest.raises(OSError, match=r"timed out|reset|Broken pipe"):
+                    sock.sendall(b"x\r\n" * 13_000_000)
+                until(lambda: option in server.log(), what="it is why the connection was closed")
+            else:
+                assert read_all(sock) == b""
+        until(lambda: option in server.log())
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 0
+
+
+def test_record_that_comes_in_drips_gives_a_function_no_more_time(
+    sockets: Callable[..., Server], authority: Authority
+) -> None:
+    with sockets("echo", "--first-byte-timeout", "0.5") as server, connect(server, authority.client()) as sock:
+        began = time.monotonic()
+        with socket.socket(fileno=os.dup(sock.fileno())) as under:
+            under.sendall(b"\x17\x03\x03\x40\x00")  # the head of a long record
+
+            def is_lost() -> bool:  # asked a hundred times a second: that is the pace of the drips
+                try:
+                    under.sendall(b"z")
+                except ConnectionError:
+                    return True
+                return False
+
+            until(is_lost)
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("attribute", "options", "said"),
+    [
+        ("listening", [], "--tls-cert: listening accepts by itself and must do its TLS itself; drop the option"),
+        ("streams", ["--tls-mode", "starttls"], "--tls-mode starttls: streams knows nothing of prefork and could not "),
+        ("function", ["--tls-mode", "starttls"], "--tls-mode starttls: function knows nothing of prefork and could no"),
+    ],
+)
+def test_what_could_not_use_the_certificate_is_refused(
+    module: Callable[..., str], authority: Authority, tmp_path: Path, attribute: str, options: list[str], said: str
+) -> None:
+    target = module(ADAPTED + "\n    async def listening(listener): ...\n").replace("service", attribute)
     for command in ("check", "serve"):
         told = run(
-            command, "app:service", "--bind", "127.0.0.1:0", "--control", "off", "--log-level", "error",
-            *authority.options, cwd=tmp_path,
+            command, target, "--bind", "127.0.0.1:0", "--control", "off", "--log-level", "error",
+            *authority.options, *options, cwd=tmp_path,
         )  # fmt: skip
         assert (told.returncode, told.stdout, told.stderr.count("\n")) == (3, "", 1), told
-        assert "--tls-cert: service is given plain sockets and must do its TLS itself; drop the option" in told.stderr
+        assert said in told.stderr

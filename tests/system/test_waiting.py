@@ -45,6 +45,36 @@ def test_so_many_requests_of_a_connection_are_at_work_at_once_and_answered_in_or
         assert {answer.partition(b":")[2] for answer in answers} == {b"3"}
 
 
+def test_peer_that_waits_for_its_answers_is_not_idle_and_is_again_behind_the_last(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path
+) -> None:
+    service = module("""
+        import asyncio
+        from pathlib import Path
+        from prefork import Lines, reply
+
+        @reply(Lines(newline=b"\\n"), concurrency=4)
+        async def service(line: bytes) -> bytes:
+            while not Path(line.decode()).exists():
+                await asyncio.sleep(0.01)
+            return line
+    """)
+    with start(service, "--workers", "1", "--idle-timeout", "0.5") as server, server.connect() as sock:
+        begin = time.monotonic()
+        sock.sendall(b"first\nsecond\n")
+        until(lambda: time.monotonic() - begin > 1.2, what="twice the idle timeout has passed")
+        sock.sendall(b"third\n")
+        until(lambda: server.status()["totals"]["bytes_in"] == 19, what="it has come")
+        (tmp_path / "first").touch()
+        (tmp_path / "third").touch()
+        assert read_exactly(sock, 6) == b"first\n"
+        until(lambda: time.monotonic() - begin > 2.4, what="twice the idle timeout has passed again")
+        (tmp_path / "second").touch()
+        answered = time.monotonic()
+        assert read_all(sock) == b"second\nthird\n"
+        assert 0.4 < time.monotonic() - answered < 3
+
+
 def test_one_that_fails_among_several_ends_the_connection_behind_the_answers_before_it(
     start: Callable[..., Server], module: Callable[..., str]
 ) -> None:
@@ -295,6 +325,28 @@ def test_a_generator_that_is_none_of_pythons_own_is_let_be(
     """)
     with start(service, "--workers", "1") as server:
         assert exchange(server.address, b"one\n") == b"one\r\n"
+
+
+def test_framing_that_another_task_sets_makes_a_frame_of_what_is_here(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Connection, FixedSize, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            first = asyncio.create_task(conn.receive())
+            while conn.state != "frame":
+                await asyncio.sleep(0.01)
+            conn.set_framing(FixedSize(4))
+            await conn.send(await first)
+            await conn.send(await conn.receive())
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        sock.sendall(b"fourands")
+        assert read_all(sock) == b"fourands"
+        assert server.status()["totals"]["requests"] == 2
 
 
 def test_what_comes_while_a_handler_works_that_gave_up_waiting_is_kept_for_it(

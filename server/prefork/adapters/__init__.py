@@ -5,6 +5,7 @@
     protocol    an `asyncio.Protocol` class or factory, in async workers
     streams     a `(reader, writer)` callback, in async workers, on top of `protocol`
     sockets     a `handle(sock, address)` function, in threads and sync workers
+    secure      the same socket behind TLS
     handlers    a `socketserver.BaseRequestHandler` class, on top of `sockets`
     listening   `async def serve(listener)`: a library that insists on accepting by itself is handed the sockets
 

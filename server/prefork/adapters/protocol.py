@@ -83,7 +83,7 @@ class ProtocolLink(Link):
         try:
             self.adopt(inner := self._make())
             inner.connection_made(self._outward)
-        except Exception as error:  # noqa: BLE001 - whatever it raises ends this connection alone
+        except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
             self._broke(error)
         if self._hub.draining:
             self.told()
@@ -100,7 +100,7 @@ class ProtocolLink(Link):
         self._owes = True
         try:
             self._feed(data)
-        except Exception as error:  # noqa: BLE001 - the same
+        except BaseException as error:  # noqa: BLE001 - the same
             self._broke(error)
 
     def eof_received(self) -> bool:
@@ -114,7 +114,7 @@ class ProtocolLink(Link):
         try:
             if not cast("asyncio.Protocol", inner).eof_received():
                 self.close()
-        except Exception as error:  # noqa: BLE001 - the same
+        except BaseException as error:  # noqa: BLE001 - the same
             self._broke(error)
         return not self._secure
 
@@ -251,21 +251,21 @@ class ProtocolLink(Link):
         if call is not None:
             try:
                 call()
-            except Exception as error:  # noqa: BLE001 - the same
+            except BaseException as error:  # noqa: BLE001 - the same
                 self._broke(error)
 
-    def _broke(self, error: Exception) -> None:
+    def _broke(self, error: BaseException) -> None:
         self._failed(error)
         self._finish()
         self._part(error)
 
-    def _part(self, exc: Exception | None) -> None:
+    def _part(self, exc: BaseException | None) -> None:
         """Tell the protocol that the connection is lost to it, once."""
         inner, self._inner, self._feed = self._inner, None, _drop
         if inner is not None:
             try:
-                inner.connection_lost(exc)
-            except Exception as error:  # noqa: BLE001 - the same
+                inner.connection_lost(exc)  # type: ignore[arg-type] # it is only told
+            except BaseException as error:  # noqa: BLE001 - the same
                 self._failed(error)
 
 
@@ -273,6 +273,7 @@ class Outward(asyncio.Transport):
     """The transport that a protocol is given: the link's, not the kernel's."""
 
     __slots__ = ("__weakref__", "_link")
+    _start_tls_compatible = True  # asyncio's own mark of a transport that TLS can be put upon
 
     def __init__(self, link: ProtocolLink) -> None:
         super().__init__()

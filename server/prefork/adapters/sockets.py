@@ -6,11 +6,13 @@ wait for bytes also has the limits of the settings, and ends when the worker dra
 function's own (`settimeout`) counts if it is shorter; a socket it makes non-blocking is its own to wait for.
 
 The connection is over when the function returns: half-closed, read to the peer's end (bounded) and closed. Closing it
-earlier does the same. One call is one request on the scoreboard, as `socketserver` has it. This file never accepts.
+earlier does the same. One call is one request on the scoreboard, as `socketserver` has it. This file never accepts, and
+knows nothing of TLS: `secure` does.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import select
 import socket
@@ -61,14 +63,22 @@ class WatchedSocket(socket.socket):
         self.error: OSError | None = None  # the last that a call here raised: the peer's doing, not the function's
         self.over = ""  # why we have ended it
 
+    def begin(self, peer: str) -> None:
+        """Do what comes before the function.
+
+        Raises:
+            ConnectionEnded: a TLS handshake failed.
+        """
+
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Return what comes; b"" at the peer's end.
 
         Raises:
             Ended: the peer was too slow, or the worker drains.
         """
+        began = time.monotonic()
         while not self.over:
-            self._await_bytes()
+            self._await_bytes(began)
             try:
                 data = super().recv(bufsize, flags | self._at_once())
             except OSError as error:
@@ -80,8 +90,9 @@ class WatchedSocket(socket.socket):
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         """Write what comes into `buffer` and return its size; the same as `recv` otherwise."""
+        began = time.monotonic()
         while not self.over:
-            self._await_bytes()
+            self._await_bytes(began)
             try:
                 size = super().recv_into(buffer, nbytes, flags | self._at_once())
             except OSError as error:
@@ -97,19 +108,9 @@ class WatchedSocket(socket.socket):
         Raises:
             Ended: the peer has not read for `--write-timeout`.
         """
-        limit = self._limits.write
-        deadline = time.monotonic() + limit
-        while True:
-            try:
-                sent = super().send(data, flags | self._at_once())
-            except OSError as error:
-                self._note(error)
-                if not wait_for(self.fileno(), select.POLLOUT, deadline, self._wakes):
-                    raise self._ended(SLOW_AT[Wait.READER]) from None
-            else:
-                self._cells[Field.BYTES_OUT] += sent
-                self._owes = False
-                return sent
+        sent = self._push(data, flags)
+        self._has_sent(sent)
+        return sent
 
     def sendall(self, data: Buffer, flags: int = 0, /) -> None:
         """Send all of `data`; every part has the write timeout for itself."""
@@ -142,6 +143,21 @@ class WatchedSocket(socket.socket):
         finally:
             super()._real_close()  # type: ignore[misc] # not in the stubs
 
+    def _push(self, data: Buffer, flags: int = 0) -> int:
+        """Give the kernel as much as it takes, as `send` does, and count nothing."""
+        deadline = time.monotonic() + self._limits.write
+        while True:
+            try:
+                return super().send(data, flags | self._at_once())
+            except OSError as error:
+                self._note(error)
+                if not wait_for(self.fileno(), select.POLLOUT, deadline, self._wakes):
+                    raise self._ended(SLOW_AT[Wait.READER]) from None
+
+    def _has_sent(self, size: int) -> None:
+        self._cells[Field.BYTES_OUT] += size
+        self._owes = False
+
     def _at_once(self) -> int:
         """Return the flag that keeps the kernel from waiting: `wait_for` does. A limit of one's own needs none."""
         return 0 if self.gettimeout() is not None else socket.MSG_DONTWAIT
@@ -154,7 +170,8 @@ class WatchedSocket(socket.socket):
         """
         if isinstance(error, BlockingIOError) and self.gettimeout() != 0:
             return
-        self.error = error
+        if error.errno != errno.EBADF:  # the function has closed it
+            self.error = error
         raise error
 
     def _count(self, size: int, flags: int) -> None:
@@ -163,12 +180,12 @@ class WatchedSocket(socket.socket):
             self._wait = Wait.NEXT
             self._owes = True
 
-    def _await_bytes(self) -> None:
-        """Wait until something can be read, as long as the limits and the worker allow."""
+    def _await_bytes(self, began: float) -> None:
+        """Wait until something can be read, as long as the limits and the worker allow: counted from `began`."""
         own = self.gettimeout()
         if own == 0:
             return
-        began = since = time.monotonic()
+        since = time.monotonic()
         deadline = began + self._limits[self._wait]
         own_deadline = began + own if own is not None else deadline
         while True:
@@ -203,17 +220,17 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     source: Source | None = None,
 ) -> None:
     """Serve one connection to its end with a function of a socket and an address, and close it."""
-    del terms  # `Service.check_tls` has seen to it that there are none
     peer = edge.take_peer(sock) if source is None else source.name
     number, why = next(_ids), edge.RETURNED
     cells = journal.account(row)
-    watched = WatchedSocket(sock, limits, cells, wakes)
-    cells[Field.REQUESTS] += 1
+    watched = WatchedSocket(sock, limits, cells, wakes) if terms is None else _secure(sock, limits, cells, wakes, terms)
     try:
+        watched.begin(peer)
+        cells[Field.REQUESTS] += 1
         service.handler(watched, _address(watched) if source is None else source.address)
     except ConnectionEnded as error:
         LOGGER.debug("connection %d from %s %s", number, peer, error)
-    except Exception as error:  # noqa: BLE001 - whatever the function raises ends this connection alone
+    except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
         if error is watched.error:
             LOGGER.debug("connection %d from %s: %s", number, peer, error)
             why = edge.why_lost(error)
@@ -225,6 +242,12 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
         watched.finish()
         row.cells[Field.CONNECTIONS] -= 1
         journal.closed(cells, number, peer, watched.over or why)
+
+
+def _secure(sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, terms: Terms) -> WatchedSocket:
+    from prefork.adapters.secure import SecureSocket  # noqa: PLC0415 - without TLS it would be mere memory
+
+    return SecureSocket(sock, limits, cells, wakes, terms)
 
 
 def _address(sock: WatchedSocket) -> Any:  # noqa: ANN401 - a tuple, or a path

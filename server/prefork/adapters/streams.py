@@ -72,18 +72,20 @@ class StreamsLink(ProtocolLink):
                 leave_open = True
         except (ConnectionEnded, asyncio.CancelledError):
             pass
-        except asyncio.LimitOverrunError as error:  # the peer's fault: no separator within the reader's limit
-            self._refuse(error)
-        except (ConnectionError, EOFError) as error:
-            if not self._gone and not self._peer_ended:
-                self._failed(error)
-            else:  # the peer left in the middle
-                LOGGER.debug("connection %d from %s: %r", self.id, self.peer, error)
-        except Exception as error:  # noqa: BLE001 - whatever the callback raises ends this connection alone
-            if error is self._lost_by:  # such as bytes that are no TLS
-                LOGGER.debug("connection %d from %s: %r", self.id, self.peer, error)
-            else:
-                self._failed(error)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it raises ends it alone
+            self._judge(error)
         finally:
             if not leave_open:
                 writer.close()
+
+    def _judge(self, error: BaseException) -> None:
+        """Book what the callback raised: as the peer's doing, or as a failure of the callback."""
+        # no separator within the reader's limit; `readline` makes a ValueError of it
+        overrun = error.__context__ if type(error) is ValueError else error
+        left = isinstance(error, ConnectionError | EOFError) and (self._gone or self._peer_ended)
+        if isinstance(error, Exception) and isinstance(overrun, asyncio.LimitOverrunError):
+            self._refuse(error)
+        elif left or error is self._lost_by:  # such as bytes that are no TLS
+            LOGGER.debug("connection %d from %s: %r", self.id, self.peer, error)
+        else:
+            self._failed(error)

@@ -178,6 +178,9 @@ class Connection(Link):
         self._encode = framing.encode
         self._decoder = cutter(framing.decoder(), singly=True)
         self._decoder.feed(rest)
+        if rest and self._waiter is not None and not self._waiter.done():  # another task waits: these may be a frame
+            waiter, self._waiter = self._waiter, None
+            waiter.set_result(None)
 
     async def start_tls(self) -> None:
         """Speak TLS from here on; what has been sent before leaves in plain text first.
@@ -353,6 +356,7 @@ class Connection(Link):
 
     def _hand_out_no_more(self, reason: str) -> None:
         self._over = self._over or reason
+        self._uncounted -= length_hint(self._ready)  # nobody has been given these
         for _ in self._ready:  # the handler may be iterating over it at this moment
             pass
 

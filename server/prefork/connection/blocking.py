@@ -396,7 +396,7 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
             _answer(conn, service.handler)
     except ConnectionEnded:
         pass
-    except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+    except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
         row.cells[Field.ERRORS] += 1
         conn._over = edge.failure(error)  # noqa: SLF001 - the same file
         journal.handler_failed(error, conn.peer, conn.id)

@@ -181,7 +181,7 @@ def peer_name(address: object) -> str:
     return getattr(address, "name", "unix")  # a `Source` names itself
 
 
-def why_lost(error: Exception | None) -> str:
+def why_lost(error: BaseException | None) -> str:
     """Return in a few words why a connection was lost that nobody here has ended."""
     if error is None:
         return "the peer is gone"

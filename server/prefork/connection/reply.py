@@ -70,7 +70,7 @@ class ReplyLink(Link):
         left = len(frames)
         while left:
             answers: list[bytes] = []
-            failure: Exception | None = None
+            failure: BaseException | None = None
             begun, left = left, 0
             try:
                 for frame in coming:
@@ -79,7 +79,7 @@ class ReplyLink(Link):
                         if len(answer) > LARGE:  # it goes out now, so that a peer that does not read is noticed
                             left = length_hint(coming)
                             break
-            except Exception as error:  # noqa: BLE001 - whatever the handler raises ends this connection alone
+            except BaseException as error:  # noqa: BLE001 - whatever it raises ends this connection alone
                 failure, left = error, length_hint(coming)
             self._cells[_REQUESTS] += begun - left
             if answers:

@@ -8,8 +8,12 @@ wait is never here: `reply.ReplyLink` calls it without a task.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from prefork.connection.edge import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -26,8 +30,9 @@ def in_pool(handler: Callable[[bytes], bytes | None], pool: Executor) -> AsyncRe
     def call(frame: bytes) -> bytes | None:
         try:
             return handler(frame)
-        except StopIteration as error:  # no future can hold one: nobody would ever hear of it
-            raise RuntimeError("the handler raised StopIteration") from error
+        except (StopIteration, SystemExit, KeyboardInterrupt) as error:
+            # no future can hold the first, nobody would ever hear of it; and the others would end the loop
+            raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
     async def reply(frame: bytes) -> bytes | None:
         return await asyncio.get_running_loop().run_in_executor(pool, call, frame)
@@ -53,10 +58,13 @@ async def _side_by_side(conn: Connection, reply: AsyncReply, concurrency: int) -
     begun: deque[asyncio.Future[bytes | None]] = deque()  # in the order of their requests
     free = asyncio.Semaphore(concurrency)
     news = asyncio.Event()
+    limits = conn.limits
+    busy = limits.changed(math.inf, None, None)
 
     async def take() -> None:
         async for frame in conn:
             await free.acquire()
+            conn.limits = busy  # a peer that waits for an answer is not idle
             begun.append(asyncio.ensure_future(reply(frame)))
             news.set()
 
@@ -73,6 +81,10 @@ async def _side_by_side(conn: Connection, reply: AsyncReply, concurrency: int) -
             free.release()
             if answer is not None:
                 await conn.send(answer)
+            if not begun:
+                conn.limits = limits
+                if conn.wait is Wait.NEXT:  # for the next request, from now on
+                    conn.since = time.monotonic()
     finally:  # whatever is left, nobody waits for its answer any more
         taking.cancel()
         for left in begun:

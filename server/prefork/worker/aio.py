@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from prefork.adapters.protocol import ProtocolLink
+from prefork.adapters.protocol import Outward, ProtocolLink
 from prefork.adapters.streams import StreamsLink
 from prefork.connection import waiting
 from prefork.connection.aio import Connection, keep_no_list
@@ -23,8 +23,9 @@ from prefork.connection.edge import NO_HANDSHAKE, QUEUE_QUIET, TLS_CLOSE, peer_n
 from prefork.connection.link import Hub, Link
 from prefork.connection.reply import ReplyLink
 from prefork.connection.tls import report
-from prefork.log import LOGGER
+from prefork.log import LOGGER, fields
 from prefork.scoreboard import Field, Phase
+from prefork.throttle import Throttle
 from prefork.worker import orders
 from prefork.worker.accept import Acceptor
 from prefork.worker.boot import lifespan_failed
@@ -52,7 +53,22 @@ def serve(post: Post, service: Service) -> None:
         TargetError: the service's lifespan could not be entered.
     """
     with asyncio.Runner(loop_factory=new_loop()) as runner:
-        runner.run(_serve(post, service))
+        run_to_its_end(runner.get_loop(), _serve(post, service))
+
+
+def run_to_its_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` in `loop`, through every exit() that a task of the service calls: that ends its connection alone."""
+    task = loop.create_task(main)
+    throttle = Throttle()
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            if (more := throttle.more("exit")) is not None:
+                LOGGER.error("the service called exit(), and its worker goes on", exc_info=error, extra=fields(**more))
+            loop.call_soon(keep_no_list)  # the loop forgets it when it stops
 
 
 def new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -61,7 +77,15 @@ def new_loop() -> Callable[[], asyncio.AbstractEventLoop]:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
         return asyncio.new_event_loop
-    return uvloop.new_event_loop
+
+    class Loop(uvloop.Loop):
+        """uvloop's, which puts TLS upon its own transports alone; asyncio's way serves for those of an adapter."""
+
+        async def start_tls(self, transport: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passed on
+            kind = asyncio.BaseEventLoop if isinstance(transport, Outward) else uvloop.Loop
+            return await kind.start_tls(self, transport, *arguments, **options)  # type: ignore[arg-type]
+
+    return Loop
 
 
 async def _serve(post: Post, service: Service) -> None:
@@ -144,7 +168,7 @@ class _Worker:
         self._hub = hub
         self._loop = hub.loop
         self._factory = factory
-        on_uvloop = type(hub.loop).__module__.startswith("uvloop")
+        on_uvloop = any(kind.__module__.startswith("uvloop") for kind in type(hub.loop).__mro__)
         self._accepted = {one.socket: _Accepted(one.socket.family) for one in post.listeners} if on_uvloop else {}
         self._acceptor = Acceptor(post, self._loop, self._take)
         hub.released = self._acceptor.released

@@ -44,7 +44,7 @@ def run(post: Post) -> int:
         prctl.die_with_parent(post.master)
         service = post.plan.service or adapters.load(post.settings.target, post.settings.adapter)
         model = service.model(post.settings.model)
-        service.check_tls(wanted=post.plan.tls is not None)
+        service.check_tls(post.settings.tls_mode if post.plan.tls is not None else None)
         service.check_admission(post.settings.admission())
         # each worker loads its own model alone
         module = "listening" if service.kind == "listening" else _MODULES[model]

@@ -17,7 +17,7 @@ from prefork.connection.edge import QUEUE_QUIET
 from prefork.errors import TargetError
 from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
-from prefork.worker.aio import DRAIN_TICK, TICK, Ear, new_loop
+from prefork.worker.aio import DRAIN_TICK, TICK, Ear, new_loop, run_to_its_end
 from prefork.worker.orders import Order
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def serve(post: Post, service: Service) -> None:
         RuntimeError: it ended later, although nobody had told it to.
     """
     with asyncio.Runner(loop_factory=new_loop()) as runner:
-        runner.run(_serve(post, service))
+        run_to_its_end(runner.get_loop(), _serve(post, service))
 
 
 async def _serve(post: Post, service: Service) -> None:

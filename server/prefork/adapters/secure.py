@@ -1,0 +1,200 @@
+"""The socket of a `handle(sock, address)` function behind TLS: the function reads and writes, and sees no record.
+
+TLS is spoken over two buffers (`ssl.MemoryBIO`), so the socket underneath is waited for as any other in `sockets`: by
+the same limits, however slowly a record comes, and until the worker drains. What the function may ask of TLS has the
+names of `ssl.SSLSocket`. One thread may read while another one writes. This file never accepts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefork.adapters.sockets import WatchedSocket
+from prefork.connection import edge
+from prefork.connection.blocking import wait_for
+from prefork.connection.edge import LINGER, RECEIVE_SIZE, ConnectionEnded
+from prefork.connection.tls import report
+from prefork.scoreboard import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+    from prefork.connection.blocking import Wakes
+    from prefork.connection.edge import Limits
+    from prefork.connection.journal import Cells
+    from prefork.connection.terms import Terms
+
+T = TypeVar("T")
+
+
+class SecureSocket(WatchedSocket):
+    """The server's side of TLS with a plain socket's face; flags are refused, as `ssl.SSLSocket` does."""
+
+    def __init__(self, sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, terms: Terms) -> None:
+        super().__init__(sock, limits, cells, wakes)
+        self._came, self._leaves = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = terms.context.wrap_bio(self._came, self._leaves, server_side=True)
+        self._handshake_timeout = terms.handshake_timeout
+        self._guard = threading.Lock()  # of the three above: never held while the peer is waited for
+        self._sending = threading.Lock()  # keeps the records in their order
+        self._unsent = memoryview(b"")  # records that the kernel has not taken yet
+
+    def begin(self, peer: str) -> None:
+        """Shake hands.
+
+        Raises:
+            ConnectionEnded: the peer would not, or not in time.
+        """
+        deadline = time.monotonic() + self._handshake_timeout
+        try:
+            while not self._has_shaken_hands():
+                self._send_records()
+                if not wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
+                    raise TimeoutError
+                self._take_records()
+            self._send_records()
+        except OSError as error:
+            self._cells[Field.ERRORS] += bool(report(error, peer))
+            self.over = edge.NO_HANDSHAKE
+            raise ConnectionEnded(self.over) from error
+
+    # What a function may ask. ----------------------------------------------------------------------------------------
+
+    def version(self) -> str | None:
+        """Return the version of TLS that was agreed, such as TLSv1.3."""
+        return self._tls.version()
+
+    def cipher(self) -> tuple[str, str, int] | None:
+        """Return the cipher that was agreed, its version and its bits."""
+        return self._tls.cipher()
+
+    def selected_alpn_protocol(self) -> str | None:
+        """Return the protocol that was agreed by ALPN (RFC 7301), if any."""
+        return self._tls.selected_alpn_protocol()
+
+    def getpeercert(self, binary_form: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002 - as ssl has it
+        """Return the client's certificate, if one was asked for and verified, as `ssl.SSLSocket.getpeercert` does."""
+        return self._tls.getpeercert(binary_form)
+
+    def pending(self) -> int:
+        """Return how many bytes can be read that no poll would tell of."""
+        return self._tls.pending()
+
+    # A socket's own. -------------------------------------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Return what comes; b"" at the peer's end.
+
+        Raises:
+            Ended: the peer was too slow, or the worker drains.
+        """
+        data = self._read(lambda: self._tls.read(bufsize), b"", flags) if bufsize else b""
+        self._count(len(data), 0)
+        return data
+
+    def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Write what comes into `buffer` and return its size; the same as `recv` otherwise."""
+        view = memoryview(buffer).cast("B")
+        view = view[: nbytes or len(view)]
+        size = self._read(lambda: int(self._tls.read(len(view), view)), 0, flags) if view else 0
+        self._count(size, 0)
+        return size
+
+    def send(self, data: Buffer, flags: int = 0, /) -> int:
+        """Send a part of `data`, at least a byte, and return how much.
+
+        Raises:
+            Ended: the peer has not read for `--write-timeout`.
+        """
+        _refuse(flags)
+        self._send_records()  # what a socket that its function made non-blocking had no room for
+        view = memoryview(data).cast("B")[:RECEIVE_SIZE]
+        if not view:
+            return 0
+        try:
+            with self._guard:
+                sent = self._tls.write(view)
+        except ssl.SSLError as error:  # such as what has come was no TLS
+            self._note(error)
+            raise
+        with contextlib.suppress(BlockingIOError):  # the next call does: to its function this is sent
+            self._send_records()
+        self._has_sent(sent)
+        return sent
+
+    def shutdown(self, how: int, /) -> None:
+        """Say TLS's own end before the socket's; what the peer still sends can be read."""
+        if how != socket.SHUT_RD:
+            self._limits = self._limits._replace(write=min(LINGER, self._limits.write))  # nothing else is sent any more
+            with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, maybe before TLS has begun
+                with contextlib.suppress(ssl.SSLWantReadError), self._guard:
+                    self._tls.unwrap()
+                self._send_records(LINGER)
+        super().shutdown(how)
+
+    # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def _has_shaken_hands(self) -> bool:
+        with self._guard:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+        return True
+
+    def _read(self, read: Callable[[], T], nothing: T, flags: int) -> T:
+        _refuse(flags)
+        began = time.monotonic()
+        while not self.over:
+            try:
+                with self._guard:
+                    found = read()
+            except ssl.SSLWantReadError:
+                self._send_records(0)  # TLS may have something to say of its own
+                self._await_bytes(began)
+                self._take_records()
+            except ssl.SSLZeroReturnError:
+                break
+            except ssl.SSLError as error:
+                self._note(error)
+            else:
+                return found
+        return nothing
+
+    def _take_records(self) -> None:
+        try:
+            data = socket.socket.recv(self, RECEIVE_SIZE, self._at_once())
+        except OSError as error:
+            self._note(error)
+            return
+        with self._guard:
+            if data:
+                self._came.write(data)
+            else:
+                self._came.write_eof()
+
+    def _send_records(self, patience: float = -1) -> None:
+        """Give the kernel what TLS has made; one thread at a time does, awaited for so many seconds, or (-1) always."""
+        if not self._sending.acquire(timeout=patience):
+            return
+        try:
+            while self._unsent or self._leaves.pending:
+                if not self._unsent:
+                    with self._guard:
+                        self._unsent = memoryview(self._leaves.read())
+                self._unsent = self._unsent[self._push(self._unsent) :]
+        finally:
+            self._sending.release()
+
+
+def _refuse(flags: int) -> None:
+    if flags:
+        raise ValueError("flags are not allowed behind TLS")
