@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from bench import load as loads
+from bench import measure
 from bench.load import FORMS, Answers, Load, LoadError
 from bench.measure import spread
 from bench.needs import MissingError
@@ -51,6 +52,7 @@ def sample(running: Running, requests: int, load: Load) -> Sample:
     Raises:
         LoadError: it did not.
     """
+    measure.wait_for_room(load.connections if load.keep else requests)
     before = running.cpu()
     answers = loads.run(running.port, requests, load)
     return Sample((running.cpu() - before) / requests * 1e6, answers)

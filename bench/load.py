@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from bench import measure
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -168,6 +170,7 @@ def held(port: int, connections: int) -> Iterator[None]:
 
     They come from other addresses of loopback's, so that the load has all ports for itself.
     """
+    measure.wait_for_room(connections)
     with ExitStack() as stack:
         for number in range(connections):
             stack.enter_context(connect(port, source=f"127.0.0.{2 + number // PER_SOURCE}"))

@@ -22,6 +22,9 @@ TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 SETTLED_S: Final = 0.1
 """A server that has used next to nothing of its CPU for so long has started, or has come to rest."""
 
+TRACKING: Final = Path("/proc/sys/net/netfilter")
+FORGOTTEN_S: Final = 150
+
 
 def members(session: int) -> list[int]:
     """Return the pids of a session, those included that have ended and were not waited for."""
@@ -47,6 +50,19 @@ def cpu(session: int) -> float:
             waited_for = (int(fields[13]) + int(fields[14])) * TICK
             total += time.clock_gettime((~pid << 3) | 2) + waited_for
     return total
+
+
+def wait_for_room(connections: int) -> None:
+    """Wait, for a few minutes at most, until the kernel's connection tracking has room for twice so many more.
+
+    Where there is any (Docker brings it along), it remembers a connection for 2 minutes, and with a full table it
+    drops what is measured (nf_conntrack-sysctl.txt: nf_conntrack_max).
+    """
+    count, most = TRACKING / "nf_conntrack_count", TRACKING / "nf_conntrack_max"
+    until = time.monotonic() + FORGOTTEN_S
+    with suppress(OSError):  # there is none
+        while int(most.read_text()) - int(count.read_text()) < 2 * connections and time.monotonic() < until:
+            time.sleep(1)
 
 
 def pss_kib(session: int) -> float:

@@ -93,7 +93,7 @@ class Connection(Link):
         self._fault: FrameError | None = None  # why no frame can come behind those in `_ready`
         self._uncounted = 0  # frames in `_ready`, and others, that are not yet on the scoreboard
         self._out: list[bytes] | tuple[()] = ()  # a list while there is something: an idle connection has none
-        self._unsent = 0  # bytes in `_out`
+        self._unsent = 0  # bytes in `_out`, or sent right away since the last wait
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # unset when the write buffer has room
@@ -160,6 +160,14 @@ class Connection(Link):
         if not out:
             if self.wait is _CLOSE or self._transport.is_closing():
                 self._refuse_to_send()
+            if not self._unsent and self._uncounted <= 1:  # the only one, it seems: the event loop keeps it for a turn
+                frame = self._encode(payload)
+                self._unsent = len(frame)
+                self._cells[_BYTES_OUT] += len(frame)
+                self._transport.write(frame)
+                if self._room is not None:
+                    await self._until_read()
+                return
             self._out = out = []
             self._hub.flush_soon(self)
         frame = self._encode(payload)
@@ -168,9 +176,7 @@ class Connection(Link):
         if self._unsent > RECEIVE_SIZE or self._room is not None:
             self.flush()
             if self._room is not None:
-                await asyncio.shield(self._room)  # others wait for it too: it outlives the cancelling of one
-                if self.wait is _CLOSE or self._transport.is_closing():
-                    self._refuse_to_send()
+                await self._until_read()
 
     def set_framing(self, framing: Framing) -> None:
         """Read what comes next, bytes already here included, by another framing; send by it too."""
@@ -347,6 +353,13 @@ class Connection(Link):
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
+    async def _until_read(self) -> None:
+        """Wait while the peer is too slow."""
+        if self._room is not None:
+            await asyncio.shield(self._room)  # others wait for it too: it outlives the cancelling of one
+            if self.wait is _CLOSE or self._transport.is_closing():
+                self._refuse_to_send()
+
     def _holds(self) -> bool:
         """Say whether anything has come that the handler has not been given yet."""
         return bool(self._decoder.buffered or length_hint(self._ready))
@@ -437,7 +450,7 @@ class Connection(Link):
         if hub.closing and not held and self.wait is not _FIRST_BYTE:
             self._over = DRAINS
             return None
-        self._ready, self._ahead = _NONE, None
+        self._ready, self._ahead, self._unsent = _NONE, None, 0
         if self._paused:
             self._resume_reading()
         if self._waiter is not None and not self._waiter.done():
