@@ -76,8 +76,8 @@ class Connection(Link):
         "_handler",
         "_out",
         "_paused",
-        "_ready",
-        "_room",
+        "_frames",
+        "_writable",
         "_task",
         "_uncounted",
         "_unsent",
@@ -88,15 +88,15 @@ class Connection(Link):
         Link.__init__(self, hub, address)
         self._handler = handler
         self._encode = hub.encode
-        self._ready: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
+        self._frames: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
         self._ahead: tuple[bytes, int] | None = None  # the bytes that they were cut from, and how many they were
-        self._fault: FrameError | None = None  # why no frame can come behind those in `_ready`
-        self._uncounted = 0  # frames in `_ready`, and others, that are not yet on the scoreboard
+        self._fault: FrameError | None = None  # why no frame can come behind those in `_frames`
+        self._uncounted = 0  # frames in `_frames`, and others, that are not yet on the scoreboard
         self._out: list[bytes] | tuple[()] = ()  # a list while there is something: an idle connection has none
         self._unsent = 0  # bytes in `_out`, or sent right away since the last wait
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None  # unset when the write buffer has room
+        self._writable: asyncio.Future[None] | None = None  # unset when the write buffer has room
         self._task: asyncio.Task[None] | None = None
 
     # What a handler calls. -------------------------------------------------------------------------------------------
@@ -126,9 +126,9 @@ class Connection(Link):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the frames that come, until the conversation is over."""
         while True:
-            for frame in self._ready:
+            for frame in self._frames:
                 yield frame
-            if not self._decoder.buffered or not self._refill():
+            if not self._decoder.buffered or not self._cut():
                 waiter = self._begin_to_wait()
                 if waiter is None:
                     return
@@ -141,9 +141,9 @@ class Connection(Link):
             ConnectionEnded: the conversation is over, and why.
         """
         while True:
-            for frame in self._ready:
+            for frame in self._frames:
                 return frame
-            if not self._decoder.buffered or not self._refill():
+            if not self._decoder.buffered or not self._cut():
                 waiter = self._begin_to_wait()
                 if waiter is None:
                     raise ConnectionEnded(self._over)
@@ -165,7 +165,7 @@ class Connection(Link):
                 self._unsent = len(frame)
                 self._cells[_BYTES_OUT] += len(frame)
                 self._transport.write(frame)
-                if self._room is not None:
+                if self._writable is not None:
                     await self._until_read()
                 return
             self._out = out = []
@@ -173,9 +173,9 @@ class Connection(Link):
         frame = self._encode(payload)
         out.append(frame)
         self._unsent += len(frame)
-        if self._unsent > RECEIVE_SIZE or self._room is not None:
+        if self._unsent > RECEIVE_SIZE or self._writable is not None:
             self.flush()
-            if self._room is not None:
+            if self._writable is not None:
                 await self._until_read()
 
     def set_framing(self, framing: Framing) -> None:
@@ -269,15 +269,15 @@ class Connection(Link):
         if waiter is None or waiter.done():  # nobody waits, or no longer
             self._waiter = None
             self._decoder.feed(data)
-            if self.wait is not _HANDLER and self._room is None:  # it is not the peer that is waited for
+            if self.wait is not _HANDLER and self._writable is None:  # it is not the peer that is waited for
                 self.wait, self.since = _HANDLER, hub.now
             if self._decoder.buffered > RECEIVE_SIZE:
                 self._pause_reading()
             return
-        if self._refill(data) or self._fault is not None:
+        if self._cut(data) or self._fault is not None:
             self._waiter = None
             waiter.set_result(None)
-        elif self.wait is not _FRAME and self._room is None:
+        elif self.wait is not _FRAME and self._writable is None:
             self.wait, self.since = _FRAME, hub.now
 
     def eof_received(self) -> bool:
@@ -298,8 +298,8 @@ class Connection(Link):
             exc is not None or not self._peer_ended or not self._holds()
         ):
             self._wake(why_lost(exc))
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
         if self._task is None or self._task.done():
             Link.connection_lost(self, exc)
         else:
@@ -308,7 +308,7 @@ class Connection(Link):
 
     def pause_writing(self) -> None:
         """Let `send` wait, and leave the peer unread, unless the handler waits for it at the same time."""
-        self._room = self._hub.loop.create_future()
+        self._writable = self._hub.loop.create_future()
         if self.wait is not Wait.CLOSE:
             self._wait_for_reader()
             if self._waiter is None or self._waiter.done():
@@ -316,9 +316,9 @@ class Connection(Link):
 
     def resume_writing(self) -> None:
         """Let `send` go on."""
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
         if self.wait is Wait.READER:
             waiting = _FRAME if self._decoder.buffered else _NEXT
             self.wait, self.since = waiting if self._waiter else _HANDLER, self._hub.now
@@ -355,22 +355,22 @@ class Connection(Link):
 
     async def _until_read(self) -> None:
         """Wait while the peer is too slow."""
-        if self._room is not None:
-            await asyncio.shield(self._room)  # others wait for it too: it outlives the cancelling of one
+        if self._writable is not None:
+            await asyncio.shield(self._writable)  # others wait for it too: it outlives the cancelling of one
             if self.wait is _CLOSE or self._transport.is_closing():
                 self._refuse_to_send()
 
     def _holds(self) -> bool:
         """Say whether anything has come that the handler has not been given yet."""
-        return bool(self._decoder.buffered or length_hint(self._ready))
+        return bool(self._decoder.buffered or length_hint(self._frames))
 
     def _refuse_to_send(self) -> NoReturn:
         raise ConnectionEnded(self._over or "the connection is closed")
 
     def _hand_out_no_more(self, reason: str) -> None:
         self._over = self._over or reason
-        self._uncounted -= length_hint(self._ready)  # nobody has been given these
-        for _ in self._ready:  # the handler may be iterating over it at this moment
+        self._uncounted -= length_hint(self._frames)  # nobody has been given these
+        for _ in self._frames:  # the handler may be iterating over it at this moment
             pass
 
     def _wake(self, reason: str) -> None:
@@ -379,7 +379,7 @@ class Connection(Link):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _refill(self, data: bytes = b"") -> bool:
+    def _cut(self, data: bytes = b"") -> bool:
         """Make frames of the bytes that are here and of `data`, which has just come; False where there is none."""
         decoder = self._decoder
         came = b""
@@ -402,22 +402,22 @@ class Connection(Link):
         if count > 1:
             held = self._decoder.buffered
             self._ahead = (came[:-held] if held else came, count)
-        self._ready = iter(frames)
+        self._frames = iter(frames)
         self._uncounted += count
-        if self._room is None:  # while the peer does not read, that is what counts
+        if self._writable is None:  # while the peer does not read, that is what counts
             self.wait, self.since = _HANDLER, self._hub.now
         return True
 
     def _give_back(self) -> bytes:
         """Return all bytes that the handler has not been given yet, cut or not, and forget them."""
         rest = self._decoder.rest()
-        left = length_hint(self._ready)
+        left = length_hint(self._frames)
         if not left or self._ahead is None:
             return rest
         came, count = self._ahead
         self._ahead = None
         self._uncounted -= left
-        for _ in self._ready:
+        for _ in self._frames:
             pass
         return self._behind(came, count - left).rest() + rest
 
@@ -450,13 +450,13 @@ class Connection(Link):
         if hub.closing and not held and self.wait is not _FIRST_BYTE:
             self._over = DRAINS
             return None
-        self._ready, self._ahead, self._unsent = _NONE, None, 0
+        self._frames, self._ahead, self._unsent = _NONE, None, 0
         if self._paused:
             self._resume_reading()
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("another task waits for the next frame of this connection already")
         # a handler that gives up and waits again gives no more time for the same frame
-        if self._room is None and self.wait is not (_FRAME if held else _FIRST_BYTE):
+        if self._writable is None and self.wait is not (_FRAME if held else _FIRST_BYTE):
             self.wait, self.since = _FRAME if held else _NEXT, hub.now
         elif self.wait is _FIRST_BYTE and self._waiter is None:  # what the handler did before is not the peer's delay
             self.since = hub.now
@@ -465,7 +465,7 @@ class Connection(Link):
 
     def flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken; for the hub and here."""
-        if self._uncounted and (taken := self._uncounted - length_hint(self._ready)):
+        if self._uncounted and (taken := self._uncounted - length_hint(self._frames)):
             self._cells[_REQUESTS] += taken
             self._uncounted -= taken
         if self._out:

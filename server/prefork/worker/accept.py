@@ -57,7 +57,10 @@ _ACCEPTED: Final = int(Field.ACCEPTED)
 _AWAY: Final = frozenset({Phase.YIELDING, Phase.FULL, Phase.PROVING})
 """What a worker says of itself while it leaves the queue alone."""
 _LEAD: Final = {int(Phase.ACCEPTING): 0, int(Phase.YIELDING): BATCH}
-"""How many connections fewer a worker must hold, beyond the slack, to be left the queue; no other is left it."""
+"""By how many connections more than the slack another worker must hold less than this one before the queue is left to it.
+
+It goes by what that worker says of itself; one that says anything else is not waited for.
+"""
 
 
 class Then(Enum):
@@ -92,8 +95,8 @@ class Share:
     """Compares this worker's connections with those of the others on the scoreboard."""
 
     def __init__(self, post: Post) -> None:
-        self._cells = post.board.cells
-        self._own = post.row.cells
+        self._board = post.board.cells
+        self._row = post.row.cells
         self._used = post.board.used
         self._rows = 0
 
@@ -106,7 +109,7 @@ class Share:
         rows = self._used()
         if rows != self._rows:
             self._look_at(rows)
-        own = self._own[_CONNECTIONS]
+        own = self._row[_CONNECTIONS]
         held = self._connections.tolist()
         held.remove(own)  # its own row: the master counted it as used before it forked this worker
         if not held:
@@ -124,9 +127,9 @@ class Share:
     def _look_at(self, rows: int) -> None:
         end = rows * WIDTH
         self._rows = rows
-        self._phases = self._cells[Field.PHASE : end : WIDTH]
-        self._beats = self._cells[Field.BEAT : end : WIDTH]
-        self._connections = self._cells[_CONNECTIONS:end:WIDTH]
+        self._phases = self._board[Field.PHASE : end : WIDTH]
+        self._beats = self._board[Field.BEAT : end : WIDTH]
+        self._connections = self._board[_CONNECTIONS:end:WIDTH]
 
 
 class Acceptor:
@@ -193,7 +196,7 @@ class Acceptor:
         if self._own[_PHASE] in _AWAY:
             self._post.phase(Phase.ACCEPTING)
         for sock in self._sockets:
-            self._loop.add_reader(sock.fileno(), self._ready, sock)
+            self._loop.add_reader(sock.fileno(), self._readable, sock)
 
     def _unwatch(self, seconds: float | None) -> None:
         """Leave the queue alone: for `seconds`, or until a connection is released."""
@@ -204,7 +207,7 @@ class Acceptor:
         if seconds is not None:
             self._back = self._loop.call_later(seconds, self._watch)
 
-    def _ready(self, listener: socket.socket) -> None:
+    def _readable(self, listener: socket.socket) -> None:
         """Take one connection, or a batch while they come in a burst, unless others hold less."""
         cells = self._own
         room = self._room()
@@ -222,6 +225,7 @@ class Acceptor:
             self.take(fd, listener, address)
         if taken:
             self.last = time.monotonic()
+        # a try that finds nothing is dear: behind a single one, only every PROBE-th wake-up tries for a second
         if taken > 1:
             self._batch = BATCH
         elif self._batch > 1:

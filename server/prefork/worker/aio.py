@@ -271,7 +271,7 @@ class _Worker:
             self._hub.released(address)
             LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)
             return
-        self._loop.call_soon(_finish, joining)
+        self._loop.call_soon(_joined, joining)
 
     async def _shake_hands(self, fd: int, address: object) -> None:
         """Make a TLS connection of an accepted descriptor, beside accepting others."""
@@ -295,7 +295,7 @@ def _as_socket(fd: int) -> socket.socket:
     return sock
 
 
-def _finish(joining: Coroutine[Any, Any, object]) -> None:
+def _joined(joining: Coroutine[Any, Any, object]) -> None:
     try:  # noqa: SIM105 - `suppress` costs more than all else here
         joining.send(None)
     except StopIteration:
