@@ -73,15 +73,15 @@ class Connection(Link):
         "_ahead",
         "_encode",
         "_fault",
+        "_frames",
         "_handler",
         "_out",
         "_paused",
-        "_frames",
-        "_writable",
         "_task",
         "_uncounted",
         "_unsent",
         "_waiter",
+        "_writable",
     )
 
     def __init__(self, hub: Hub, handler: Callable[[Connection], Coroutine[Any, Any, None]], address: object) -> None:
@@ -247,15 +247,9 @@ class Connection(Link):
     # What the event loop calls. --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the handler: its own coroutine is all there is of a task, for a thousand idle ones cost memory."""
+        """Start the handler."""
         Link.connection_made(self, transport)
-        try:
-            self._task = self._hub.loop.create_task(self._handler(self))
-        except TypeError as error:  # it takes other arguments
-            self._failed(error)
-            self._finish()
-        else:
-            self._task.add_done_callback(self._ended)
+        self._task = self._hub.start(self._converse())
 
     def data_received(self, data: bytes) -> None:
         """Give a waiting handler its frame, or keep the bytes, up to a bound."""
@@ -481,11 +475,15 @@ class Connection(Link):
         self._wake("what was sent is no payload")
         self._finish()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Close in order what the handler has left open: it returned, raised, or was cancelled."""
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ConnectionEnded):  # a handler may let an end pass: no failure
+    async def _converse(self) -> None:
+        """Run the handler, and close in order what it leaves open: it returned, raised, or was cancelled."""
+        try:
+            await self._handler(self)
+        except ConnectionEnded:  # a handler may let an end pass: no failure
+            pass
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - it ends this connection alone
             self._failed(error)
-        self.flush()
-        self._wake(RETURNED)
-        self._finish()
+        finally:
+            self.flush()
+            self._wake(RETURNED)
+            self._finish()

@@ -57,10 +57,8 @@ _ACCEPTED: Final = int(Field.ACCEPTED)
 _AWAY: Final = frozenset({Phase.YIELDING, Phase.FULL, Phase.PROVING})
 """What a worker says of itself while it leaves the queue alone."""
 _LEAD: Final = {int(Phase.ACCEPTING): 0, int(Phase.YIELDING): BATCH}
-"""By how many connections more than the slack another worker must hold less than this one before the queue is left to it.
-
-It goes by what that worker says of itself; one that says anything else is not waited for.
-"""
+"""By how many connections more than the slack another worker must hold less before the queue is left to it, by what it
+says of itself; one that says anything else is not waited for."""
 
 
 class Then(Enum):
@@ -141,11 +139,16 @@ class Acceptor:
     """
 
     def __init__(
-        self, post: Post, loop: asyncio.AbstractEventLoop, take: Callable[[int, socket.socket, object], None]
+        self,
+        post: Post,
+        loop: asyncio.AbstractEventLoop,
+        take: Callable[[int, socket.socket, object], None],
+        settle: Callable[[], None],
     ) -> None:
         self._post = post
         self._loop = loop
         self.take = take  # what is done with each
+        self._settle = settle  # and behind all of a wake-up
         self.broken: Callable[[], None] = _nothing  # called when the listener is not what we think it is
         self._share = Share(post)
         self._own = post.row.cells
@@ -225,6 +228,7 @@ class Acceptor:
             self.take(fd, listener, address)
         if taken:
             self.last = time.monotonic()
+            self._settle()
         # a try that finds nothing is dear: behind a single one, only every PROBE-th wake-up tries for a second
         if taken > 1:
             self._batch = BATCH

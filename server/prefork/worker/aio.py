@@ -170,11 +170,12 @@ class _Worker:
         self._factory = factory
         on_uvloop = any(kind.__module__.startswith("uvloop") for kind in type(hub.loop).__mro__)
         self._accepted = {one.socket: _Accepted(one.socket.family) for one in post.listeners} if on_uvloop else {}
-        self._acceptor = Acceptor(post, self._loop, self._take)
+        self._acceptor = Acceptor(post, self._loop, self._take, self._settle)
         hub.released = self._acceptor.released
         self._arrivals: Arrivals | None = None
         if (admission := post.admission()) is not None:
             self._put_before(admission)
+        self._joining: list[Coroutine[Any, Any, object]] = []
         self._handshakes: set[asyncio.Task[None]] = set()
         self._tick_s = TICK
         self.ear = Ear(post, self._loop)
@@ -195,7 +196,7 @@ class _Worker:
             released(source)
 
         self._hub.released = released
-        self._arrivals = Arrivals(self._loop, admission, self._take, turned_away)
+        self._arrivals = Arrivals(self._loop, admission, self._let_in, turned_away)
         acceptor.take = self._arrivals.come
 
     def start(self) -> None:
@@ -250,8 +251,8 @@ class _Worker:
         """Make a connection of an accepted descriptor.
 
         `connect_accepted_socket` is driven by hand: the transport exists when it first waits, and what it waits for is
-        `connection_made`, which stands in the loop's queue before the call that ends it here. A task for that would be
-        a tenth of what a connection costs.
+        `connection_made`, which stands in the loop's queue before the call that ends it (`_settle`). A task for that
+        would be a tenth of what a connection costs.
         """
         if self._hub.secure:
             handshake = self._loop.create_task(self._shake_hands(fd, address))
@@ -271,7 +272,18 @@ class _Worker:
             self._hub.released(address)
             LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)
             return
-        self._loop.call_soon(_joined, joining)
+        self._joining.append(joining)
+
+    def _settle(self) -> None:
+        """See to it that all that were just taken return: `connection_made` of each is in the loop's queue by now."""
+        if self._joining:
+            joining, self._joining = self._joining, []
+            self._loop.call_soon(_joined, joining)
+
+    def _let_in(self, fd: int, listener: socket.socket, address: object) -> None:
+        """Make a connection of one that comes alone, later than it was accepted."""
+        self._take(fd, listener, address)
+        self._settle()
 
     async def _shake_hands(self, fd: int, address: object) -> None:
         """Make a TLS connection of an accepted descriptor, beside accepting others."""
@@ -295,11 +307,12 @@ def _as_socket(fd: int) -> socket.socket:
     return sock
 
 
-def _joined(joining: Coroutine[Any, Any, object]) -> None:
-    try:  # noqa: SIM105 - `suppress` costs more than all else here
-        joining.send(None)
-    except StopIteration:
-        pass
+def _joined(joining: list[Coroutine[Any, Any, object]]) -> None:
+    for one in joining:
+        try:  # noqa: SIM105 - `suppress` costs more than all else here
+            one.send(None)
+        except StopIteration:
+            pass
 
 
 class _Accepted:
