@@ -77,6 +77,8 @@ def commands() -> None:
     3  wrong answers               9  the generator was saturated
     4  invalid for another reason  10 the server was reached, and answered nothing
     5  the server was never reached
+    11 connections were closed instead of answers, as by a handler that raises
+    12 a load user raised
     """
 
 

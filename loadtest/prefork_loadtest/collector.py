@@ -23,7 +23,7 @@ from prefork_loadtest.meter import Meter, MeterData, Readings
 from prefork_loadtest.options import UserOptions
 from prefork_loadtest.patience import Patience
 from prefork_loadtest.sheet import Sheet
-from prefork_loadtest.verdict import LOST_WORKER
+from prefork_loadtest.verdict import LOST_WORKER, USER_RAISED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,7 +210,7 @@ class Collector:
             troubles.append(f"samples lost: {lost} between load workers and master")
         troubles += sorted({line for process in self.processes.values() if (line := process.readings.trouble())})
         if self.user_errors:
-            troubles.append(f"a load user raised {self.user_errors} times; see the log")
+            troubles.append(f"{USER_RAISED}: {self.user_errors} times; see the log")
         return troubles
 
     def describe(self) -> dict[str, str]:

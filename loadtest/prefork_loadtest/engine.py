@@ -104,7 +104,11 @@ def _record(plan: Plan) -> Record:
 
 @contextmanager
 def _interruptions() -> Iterator[list[int]]:
-    """Collect INT and TERM in a list instead of dying of them; a second one ends the process as it would have."""
+    """Collect INT and TERM in a list instead of dying of them; a second one ends the process as it would have.
+
+    A first one behind the run is let pass: Compose ends a verdict's container as soon as one of the load workers' is
+    gone, and what the run has shown is still to be judged.
+    """
     seen: list[int] = []
     handlers: list[Any] = []
 
@@ -112,8 +116,11 @@ def _interruptions() -> Iterator[list[int]]:
         seen.append(number)
         for handler in handlers:
             handler.cancel()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        _die_of_the_next()
+
+    def let_pass(*_: object) -> None:
+        _die_of_the_next()
+        _log.warning("the run is over, and the verdict comes; the next signal ends this at once")
 
     handlers += [gevent.signal_handler(number, note, number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
@@ -121,6 +128,14 @@ def _interruptions() -> Iterator[list[int]]:
     finally:
         for handler in handlers:
             handler.cancel()
+        if not seen:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, let_pass)
+
+
+def _die_of_the_next() -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
 
 
 class Run:
@@ -143,6 +158,7 @@ class Run:
         self._tally = Tally(plan.unit)
         self._memory: list[int] = []
         self._workers = Workers(0, 0)
+        self._crew: frozenset[str] = frozenset()
         self._start = time.monotonic()
         self._now = plan.scenario.stages[0]
         self._looked_at = self._begin = 0.0
@@ -213,7 +229,8 @@ class Run:
         self._workers = stack.enter_context(Workers(plan.workers, runner.server.port, plan.scenario.file))
         number = plan.workers or plan.external_workers
         self._await(lambda: len(runner.clients.ready) >= number, f"{number} load workers did not come")
-        self._say(f"{number} load workers connected")
+        self._crew = frozenset(client.id for client in runner.clients.ready)
+        self._say(f"{len(self._crew)} load workers connected")
         return collector
 
     def _await(self, predicate: Callable[[], bool], otherwise: str) -> None:
@@ -287,8 +304,9 @@ class Run:
         runner = collector.runner
         if not isinstance(runner, MasterRunner):
             return
-        present = sum(client.state != STATE_MISSING for client in runner.clients.values())
-        if self._workers.lost() or present < (self._plan.workers or self._plan.external_workers):
+        # by their ids: a new one in the place of one that is lost does not make up for what went with that
+        present = {client.id for client in runner.clients.values() if client.state != STATE_MISSING}
+        if self._workers.lost() or not self._crew <= present:
             raise RunBroken(f"{LOST_WORKER} in the middle of the run")
 
     def _look(self, *, must: bool = False) -> None:

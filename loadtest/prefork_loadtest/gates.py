@@ -39,6 +39,8 @@ TIMES = tuple(
     for kind in ("", "_intended", "_busy")
     for unit in ("us", "ms")
 )
+LOSSES = frozenset({"failed", "failed_ratio", "excess"})
+"""Figures that only failed requests make worse."""
 COUNTS = ("requests", "failed", "wrong", "busy", "reopened", "rate", "goodput", "failed_ratio")
 OF_FAULTS = ("struck", "unsettled", "settled_s")
 OF_KILLS = ("in_flight", "excess", "replaced_s")
@@ -72,11 +74,12 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a gate: `detail` has the figures as they were, in one line."""
+    """What became of a gate: `detail` has the figures as they were, in one line; `is_loss`: failures are counted."""
 
     gate: str
     passed: bool
     detail: str
+    is_loss: bool = False
 
 
 def known(phase: str) -> frozenset[str]:
@@ -150,7 +153,8 @@ def judge(gate: Gate, figures: Mapping[str, Mapping[str, float]]) -> Result:
         return Result(gate.text, passed=False, detail=f"the run has no {name}")
     against = "" if isinstance(gate.right, float) else f", against {_number(right)}"
     detail = f"measured {_number(left)}{against}"
-    return Result(gate.text, passed=OPERATORS[gate.operator](left, right), detail=detail)
+    is_loss = gate.left[1] in LOSSES
+    return Result(gate.text, passed=OPERATORS[gate.operator](left, right), detail=detail, is_loss=is_loss)
 
 
 def _value(name: tuple[str, str], figures: Mapping[str, Mapping[str, float]]) -> float | None:

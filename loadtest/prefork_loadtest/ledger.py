@@ -377,6 +377,12 @@ class Ledger:
         """One row over all names of the given phases, or of all of them; attacks are left out."""
         return _sum(row for name, row in self.by_name(*phases).items() if not is_hostile(name))
 
+    def undisturbed(self) -> Row:
+        """One row over what no fault has touched."""
+        self.post()
+        phases = [phase for phase in self.phases if phase not in FAULT_PHASES]
+        return self.total(*phases) if phases else Row()
+
     def attacks(self) -> Row:
         """One row over all attacks."""
         return _sum(row for name, row in self.by_name().items() if is_hostile(name))

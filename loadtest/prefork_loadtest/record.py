@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefork_loadtest import figures, ledger
 from prefork_loadtest import gates as gating
 from prefork_loadtest.balance import Share
+from prefork_loadtest.failure import Failure
 from prefork_loadtest.faults import Mark
 from prefork_loadtest.ledger import Ledger, LedgerData
 from prefork_loadtest.verdict import Evidence, Verdict, judge
@@ -109,6 +110,8 @@ class Record:
             least_requests=self.least_requests,
             begun=self.ledger["begun"],
             failures=dict(total.failures + attacks.failures),
+            closed=books.undisturbed().failures[Failure.UNEXPECTED_CLOSE],
+            errors=sum(share.errors for share in self.shares),
             troubles=tuple(self.troubles),
             figures=self.figures(),
         )

@@ -39,7 +39,7 @@ def lines(record: Record, verdict: Verdict) -> list[str]:
             text.append(f"  {'':<18} {'':>9}   {times(row.intended)} from the intended start")
     text += _shares(record.shares)
     text += [f"{name}   {value}" for name, value in record.load.items()]
-    if verdict.code in {Code.PASSED, Code.GATE_FAILED}:
+    if verdict.code in {Code.PASSED, Code.GATE_FAILED, Code.BROKEN_OFF}:
         text += [f"  {'ok  ' if each.passed else 'FAIL'}  {each.gate}   ({each.detail})" for each in verdict.results]
     return text
 

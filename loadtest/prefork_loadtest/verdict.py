@@ -31,6 +31,8 @@ class Code(IntEnum):
     INTERRUPTED = 8
     SATURATED = 9
     UNANSWERED = 10
+    BROKEN_OFF = 11
+    USER_RAISED = 12
 
 
 HEADLINES = {
@@ -45,13 +47,15 @@ HEADLINES = {
     Code.INTERRUPTED: "invalid: interrupted",
     Code.SATURATED: "invalid: the generator was saturated",
     Code.UNANSWERED: "no request was answered",
+    Code.BROKEN_OFF: "failed: connections were closed instead of answers, as by a handler that raises",
+    Code.USER_RAISED: "invalid: a load user raised",
 }
 WORST_FIRST = (
-    *(Code.WRONG_ANSWERS, Code.NEVER_REACHED, Code.UNANSWERED, Code.WORKER_LOST, Code.INTERRUPTED, Code.SATURATED),
-    *(Code.TOO_FEW, Code.INVALID, Code.USAGE, Code.GATE_FAILED, Code.PASSED),
+    *(Code.WRONG_ANSWERS, Code.NEVER_REACHED, Code.UNANSWERED, Code.WORKER_LOST, Code.INTERRUPTED, Code.USER_RAISED),
+    *(Code.SATURATED, Code.TOO_FEW, Code.INVALID, Code.USAGE, Code.BROKEN_OFF, Code.GATE_FAILED, Code.PASSED),
 )
 """Of several runs the first of these is the verdict on all."""
-LOST_WORKER, SATURATED = "a load worker was lost", "generator saturated"
+LOST_WORKER, SATURATED, USER_RAISED = "a load worker was lost", "generator saturated", "a load user raised"
 """What the lines of troubles with a code of their own begin with."""
 UNAVAILABLE = "not available here: nothing was run"
 
@@ -70,6 +74,8 @@ class Evidence:
         least_requests: fewer right answers than this prove nothing.
         begun: requests that were started, by the load workers' own count.
         failures: requests by class of failure.
+        closed: those whose connection was closed before a reply, where no fault had been struck.
+        errors: what the server has counted as its errors, among them handlers that raised; 0 if it was not asked.
         troubles: why the run is invalid, one line each: a load worker lost, the generator saturated, a fault undone.
         figures: `{phase: {figure: value}}` for the gates.
     """
@@ -83,6 +89,8 @@ class Evidence:
     least_requests: int = 1
     begun: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
+    closed: int = 0
+    errors: int = 0
     troubles: tuple[str, ...] = ()
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -119,6 +127,8 @@ def judge(evidence: Evidence, required: tuple[gates.Gate, ...]) -> Verdict:
         code, reasons = Code.WRONG_ANSWERS, (*wrong, *flaws, *failed)
     elif flaws:
         code, reasons = _flawed(evidence), (*flaws, *failed)
+    elif evidence.closed and any(result.is_loss and not result.passed for result in results):
+        code, reasons = Code.BROKEN_OFF, (_broken_off(evidence), *failed)
     elif failed:
         code, reasons = Code.GATE_FAILED, failed
     elif results and all(result.passed for result in results):
@@ -128,12 +138,15 @@ def judge(evidence: Evidence, required: tuple[gates.Gate, ...]) -> Verdict:
 
 def _flawed(evidence: Evidence) -> Code:
     """The code of a run with flaws: of its cause, where what else is wrong with it may follow from that."""
-    lost, saturated = (any(line.startswith(text) for line in evidence.troubles) for text in (LOST_WORKER, SATURATED))
+    lost, saturated, raised = (
+        any(line.startswith(text) for line in evidence.troubles) for text in (LOST_WORKER, SATURATED, USER_RAISED)
+    )
     is_whole = evidence.finished and not evidence.troubles and evidence.begun == evidence.requests
     causes = (
         (evidence.interrupted, Code.INTERRUPTED),
         (lost, Code.WORKER_LOST),
-        (evidence.failures.get(Failure.BROKEN_USER), Code.INVALID),
+        (raised or evidence.failures.get(Failure.BROKEN_USER), Code.USER_RAISED),
+        (evidence.closed and not evidence.answered, Code.BROKEN_OFF),
         (evidence.requests and not evidence.answered, Code.UNANSWERED),
         (saturated, Code.SATURATED),
         (not is_whole, Code.INVALID),
@@ -160,10 +173,17 @@ def _flaws(evidence: Evidence) -> tuple[str, ...]:
         flaws.append("the run did not get to its end")
     if evidence.answered == 0:
         flaws.append("no request got an answer" if evidence.requests else "no request was made")
+        flaws += [_broken_off(evidence)] if evidence.closed else []
     elif evidence.answered < evidence.least_requests:
         flaws.append(f"too few requests: {evidence.answered} answered, at least {evidence.least_requests} needed")
     if evidence.begun != evidence.requests:
         flaws.append(f"samples lost: {evidence.begun} requests begun, {evidence.requests} accounted for")
     if evidence.failures.get(Failure.BROKEN_USER):
-        flaws.append(f"{evidence.failures[Failure.BROKEN_USER]} requests: a load user raised; see the log")
+        flaws.append(f"{evidence.failures[Failure.BROKEN_USER]} requests: {USER_RAISED}; see the log")
     return tuple(flaws)
+
+
+def _broken_off(evidence: Evidence) -> str:
+    """That the server closed connections on its own account, and what it says of that itself."""
+    said = f"; the server counts {evidence.errors} errors, see its log" if evidence.errors else ""
+    return f"{evidence.closed} of {evidence.requests} requests: the connection was closed instead of an answer{said}"

@@ -129,3 +129,15 @@ def total(table: dict[str, Any]) -> dict[str, Any]:
 
 def test_load_arrives_at_every_server_worker(stack: Project) -> None:
     until(lambda: all(row["requests"] for row in stack.status()["workers"]), 30, what="each worker has had a request")
+
+
+# The last one of this file: it ends what the others share.
+def test_stopped_as_a_whole_the_load_ends_with_its_verdict(stack: Project) -> None:
+    stack.run("stop")
+    assert "VERDICT  passed: every gate held" in stack.logs()
+    codes = {
+        str(container.name).removeprefix(f"{stack.name}-"): container.attrs["State"]["ExitCode"]
+        for service in ("server", "locust-master", "locust-worker")
+        for container in stack.containers(service)
+    }
+    assert codes == {"server-1": 0, "locust-master-1": 0, "locust-worker-1": 0, "locust-worker-2": 0}

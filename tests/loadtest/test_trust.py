@@ -63,6 +63,29 @@ class Busy(Closed):
 
 SCENARIO = Scenario("busy", "thinks with the processor", (Crew("Busy", 1),), ("steady.failed == 0",), think_s=0.001)
 """
+BREAKING = """
+from prefork_loadtest.own import Closed, Crew, Scenario
+
+class Working(Closed):
+    abstract = True
+
+    def request(self, number):
+        return number.encode()
+
+    def is_right(self, request, answer):
+        return answer == request
+
+class Breaking(Working):
+    calls = 0
+
+    def METHOD(self, *given):
+        Breaking.calls += 1
+        if Breaking.calls == 4:
+            raise RuntimeError("as asked")
+        return super().METHOD(*given)
+
+SCENARIO = Scenario("breaking", "its own code raises once", (Crew("Breaking", 1),), ("steady.failed == 0",), users=4)
+"""
 RECORDER = """
 import atexit, json
 from prefork_loadtest import entry
@@ -124,18 +147,42 @@ def test_the_built_in_echo_knows_no_lines_and_is_compared_by_bytes(smoke: Run, t
     assert re.search(r"counted by the server   [\d,]+ bytes; [\d,]+ sent", outcome.out)
 
 
-@pytest.mark.parametrize(("condition", "code"), [("line[27:29] == b'05'", 1), ("True", 10)])
-def test_a_handler_that_raises_is_a_failure_and_never_a_pass(
-    start: Run, tmp_path: Path, condition: str, code: int
-) -> None:
-    # At every user's fifth request it is a gate that fails; always, it is a run in which nobody was answered.
+@pytest.mark.parametrize("condition", ["line[27:29] == b'05'", "True"], ids=["each fifth", "always"])
+def test_a_handler_that_raises_is_a_failure_with_a_code_of_its_own(start: Run, tmp_path: Path, condition: str) -> None:
     (tmp_path / "raising.py").write_text(RAISING.format(condition=condition), "utf-8")
     with Server("raising:service", "--workers", "1", tmp_path=tmp_path, cwd=tmp_path) as server:
         host, port = server.address
-        load = ("--users", "4", "--rate", "40", "--duration", "2", "--report", "report")
+        load = ("--users", "4", "--rate", "40", "--duration", "2", "--report", "report", "--control", server.control)
         outcome = start("run", "steady", "--host", f"tcp://{host}:{port}", *load).end()
-    assert outcome.code == code, outcome
+    assert outcome.code == 11, outcome
     assert set(outcome.failures) == {"unexpected close"}
+    failed = outcome.failures["unexpected close"]
+    assert f"closed instead of an answer; the server counts {failed} errors" in outcome.out
+
+
+def test_connections_that_a_fault_breaks_are_not_held_against_a_handler(start: Run, tmp_path: Path) -> None:
+    # the gate forbids what a killed worker costs, whoever is to blame
+    (tmp_path / "gates.toml").write_text('gates = ["run.failed == 0"]', "utf-8")
+    with Server(LINES, "--workers", "1", tmp_path=tmp_path) as server:
+        host, port = server.address
+        load = ("--users", "8", "--duration", "3", "--control", server.control, "--fault", "kill@1")
+        outcome = start("run", "smoke", "--host", f"tcp://{host}:{port}", *load, "--gates", "gates.toml").end()
+    assert outcome.code == 1, outcome
+    assert "gate run.failed == 0" in outcome.out
+
+
+@pytest.mark.parametrize("method", ["request", "is_right", "on_start"])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_load_user_that_raises_has_a_code_of_its_own(
+    start: Run, peer: Run, tmp_path: Path, method: str, workers: str
+) -> None:
+    (tmp_path / "breaking.py").write_text(BREAKING.replace("METHOD", method), "utf-8")
+    with peer("echo") as host:
+        load = ("--duration", "1", "--workers", workers, "--report", "off")
+        outcome = start("run", "breaking.py", "--host", host, *load).end()
+    assert outcome.code == 12, outcome
+    assert "a load user raised" in outcome.out
+    assert "as asked" in outcome.err
 
 
 def test_a_run_without_a_request_proves_nothing(start: Run, peer: Run, tmp_path: Path) -> None:

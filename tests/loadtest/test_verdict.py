@@ -51,7 +51,10 @@ def test_no_evidence_is_no_pass() -> None:
         ({"answered": 49}, Code.TOO_FEW, "too few requests"),
         ({"begun": 101}, Code.INVALID, "samples lost"),
         ({"troubles": ("a load worker was lost",), "finished": False}, Code.WORKER_LOST, "a load worker was lost"),
-        ({"failures": {"broken user": 1}}, Code.INVALID, "a load user raised"),
+        ({"failures": {"broken user": 1}}, Code.USER_RAISED, "a load user raised"),
+        ({"troubles": ("a load user raised: 2 times",), "answered": 0}, Code.USER_RAISED, "a load user raised"),
+        ({"closed": 2, "answered": 0}, Code.BROKEN_OFF, "2 of 100 requests: the connection was closed"),
+        ({"closed": 1, "errors": 3, "figures": {"run": {"failed": 1.0}}}, Code.BROKEN_OFF, "counts 3 errors"),
         ({"figures": {"run": {"failed": 1.0}}}, Code.GATE_FAILED, "run.failed == 0"),
         ({"figures": {}}, Code.GATE_FAILED, "the run has no run.failed"),
     ],
@@ -60,6 +63,12 @@ def test_each_flaw_has_its_code_and_its_reason(change: dict[str, object], code: 
     verdict = judge(replace(GOOD, **change), GATE)  # type: ignore[arg-type]
     assert verdict.code is code
     assert any(reason in line for line in verdict.reasons) or not reason
+
+
+def test_a_close_that_the_gates_allow_is_not_why_another_gate_failed() -> None:
+    slow = (*GATE, gates.parse("run.p99_ms < 5", PHASES))
+    evidence = replace(GOOD, closed=1, figures={"run": {"failed": 0.0, "p99_ms": 6.0}})
+    assert judge(evidence, slow).code is Code.GATE_FAILED
 
 
 def test_without_a_gate_nothing_passes() -> None:
@@ -108,4 +117,6 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
         "INTERRUPTED": 8,
         "SATURATED": 9,
         "UNANSWERED": 10,
+        "BROKEN_OFF": 11,
+        "USER_RAISED": 12,
     }

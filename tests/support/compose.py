@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 BUILDER: Final = "prefork-test"
 OVERRIDES: Final = ROOT / "tests" / "docker"
 # What would change what is composed, or how it is told.
-_FOREIGN: Final = ("COMPOSE_", "ECHO_", "PAGE_", "LB_")
+_FOREIGN: Final = ("COMPOSE_", "ECHO_", "PAGE_", "LB_", "VERDICT_", "PREFORK_")
 _ALL: Final = ("--profile", "ci", "--profile", "lb")
 
 
