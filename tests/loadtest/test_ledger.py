@@ -144,3 +144,12 @@ def test_an_attack_on_a_sheet_is_no_request_either() -> None:
     ledger.open(sheet([(5, 5)], name="hostile idle"))
     assert (ledger.total().requests, ledger.attacks().requests) == (0, 1)
     assert (ledger.sent, ledger.proven, ledger.seconds) == (1, 0, {})
+
+
+def test_what_a_fault_breaks_is_not_among_the_undisturbed() -> None:
+    ledger = Ledger()
+    assert ledger.undisturbed().requests == 0
+    book(ledger, Sample("echo", KILL, KILL, 1000.0, 1.0, failure=Failure.UNEXPECTED_CLOSE))
+    assert ledger.undisturbed().requests == 0  # there is no other phase yet
+    book(ledger, Sample("echo", STEADY, STEADY, 1000.0, 1.0, failure=Failure.UNEXPECTED_CLOSE))
+    assert ledger.undisturbed().failures == {Failure.UNEXPECTED_CLOSE: 1}

@@ -160,17 +160,6 @@ def test_a_handler_that_raises_is_a_failure_with_a_code_of_its_own(start: Run, t
     assert f"closed instead of an answer; the server counts {failed} errors" in outcome.out
 
 
-def test_connections_that_a_fault_breaks_are_not_held_against_a_handler(start: Run, tmp_path: Path) -> None:
-    # the gate forbids what a killed worker costs, whoever is to blame
-    (tmp_path / "gates.toml").write_text('gates = ["run.failed == 0"]', "utf-8")
-    with Server(LINES, "--workers", "1", tmp_path=tmp_path) as server:
-        host, port = server.address
-        load = ("--users", "8", "--duration", "3", "--control", server.control, "--fault", "kill@1")
-        outcome = start("run", "smoke", "--host", f"tcp://{host}:{port}", *load, "--gates", "gates.toml").end()
-    assert outcome.code == 1, outcome
-    assert "gate run.failed == 0" in outcome.out
-
-
 @pytest.mark.parametrize("method", ["request", "is_right", "on_start"])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_load_user_that_raises_has_a_code_of_its_own(
