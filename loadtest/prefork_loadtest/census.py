@@ -1,13 +1,13 @@
 """The processes of a server, counted from outside: who is there that should not be.
 
-It reads proc(5) and signals nobody. Where there is no /proc nothing is found, and `available` says so.
+It reads what proc(5) says and signals nobody. Where there is no /proc nothing is found, and `is_possible` says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,45 +48,68 @@ class Remains:
         return ", ".join(f"{name}: pid {' '.join(map(str, pids))}" for name, pids in found if pids)
 
 
-def available() -> bool:
-    """Whether processes can be counted here."""
-    return look(1) is not None
+class Processes(Protocol):
+    """The processes of one process namespace."""
+
+    def stat(self, pid: int) -> str | None:
+        """What proc(5) says of a process in `stat`; None if there is none, or nobody to say it."""
+        ...
+
+    def pids(self) -> list[int]:
+        """The ids of all that can be seen."""
+        ...
 
 
-def look(pid: int) -> Process | None:
+class Local:
+    """Those of this machine, as this process sees them. Where there is no /proc there are none."""
+
+    def stat(self, pid: int) -> str | None:
+        """What proc(5) says of a process; see `Processes`."""
+        try:
+            return (PROC / str(pid) / "stat").read_text("utf-8", "replace")
+        except OSError:
+            return None
+
+    def pids(self) -> list[int]:
+        """The ids of all that can be seen."""
+        return [int(folder.name) for folder in PROC.iterdir() if folder.name.isdigit()] if PROC.is_dir() else []
+
+
+def look(processes: Processes, pid: int) -> Process | None:
     """The process of a pid, None if there is none."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text("utf-8", "replace")
-    except OSError:
+    text = processes.stat(pid)
+    if text is None:
         return None
     # The name stands in parentheses and may hold some itself: fields are counted from the last one on.
     fields = text.rpartition(")")[2].split()
     return Process(pid, parent=int(fields[1]), session=int(fields[3]), state=fields[0], started=int(fields[19]))
 
 
-def everybody() -> Iterator[Process]:
-    """All processes that can be seen."""
-    for folder in PROC.iterdir() if PROC.is_dir() else ():
-        process = look(int(folder.name)) if folder.name.isdigit() else None
-        if process is not None:
-            yield process
-
-
 class Census:
     """The processes of one server over a run: all that its status ever named, and all of its session.
 
     Args:
+        processes: where they are.
         front: the process that was started first, if it was started here, as the leader of a session.
     """
 
-    def __init__(self, front: int | None = None) -> None:
+    def __init__(self, processes: Processes, front: int | None = None) -> None:
+        self._processes = processes
         self._front = front
         self._known: dict[int, int] = {}
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether processes can be counted at all."""
+        return self._look(1) is not None
+
+    def _look(self, pid: int) -> Process | None:
+        return look(self._processes, pid)
 
     def see(self, status: Status) -> None:
         """Remember everybody that a status names."""
         for pid in (status.pid, *(worker.pid for worker in status.workers)):
-            process = look(pid)
+            process = self._look(pid)
             if process is not None:
                 self._known[pid] = process.started
 
@@ -119,15 +142,16 @@ class Census:
         """Who may stand in front of the serving master after an upgrade: the first process, or its parent if seen."""
         if self._front is not None:
             return {self._front}
-        serving = look(master)
+        serving = self._look(master)
         return {serving.parent} & self._known.keys() if serving else set()
 
     def _suspects(self) -> Iterator[Process]:
         """All of the session, where it is known, and all that were seen and are still there."""
         if self._front is not None:
-            yield from (process for process in everybody() if process.session == self._front)
+            everybody = map(self._look, self._processes.pids())
+            yield from (process for process in everybody if process is not None and process.session == self._front)
             return
         for pid, started in self._known.items():
-            process = look(pid)
+            process = self._look(pid)
             if process is not None and process.started == started:
                 yield process

@@ -31,14 +31,15 @@ class Refused(Exception):  # noqa: N818 - the text is the one line that a person
     """The run was not begun: the service does not answer as the load users would expect it to."""
 
 
-def run(plan: Plan, serve: Sequence[str], log: Path, say: Callable[[str], None]) -> Record:
+def run(plan: Plan, serve: Sequence[str], log: Path, say: Callable[[str], None], path: Path | None = None) -> Record:
     """Carry out a chaos plan.
 
     Args:
-        plan: what to do. Without a `control` path, or with arguments for a server, one is started here.
-        serve: target and options of that server; empty to use the one at `plan.control`.
+        plan: what to do.
+        serve: target and options of a server that is started here; empty to use the one that `plan.reach` gets at.
         log: where its log goes.
         say: takes one line of progress at a time.
+        path: where the control socket of one that is started here shall be, if that matters.
 
     Raises:
         StartFailed: the server did not come up.
@@ -46,16 +47,17 @@ def run(plan: Plan, serve: Sequence[str], log: Path, say: Callable[[str], None])
     """
     if not serve:
         return _at_running(plan, say)
-    return hosted.run(plan, _with_defaults(serve), log, say, _require_answer)
+    return hosted.run(plan, _with_defaults(serve), log, say, path, _require_answer)
 
 
 def _at_running(plan: Plan, say: Callable[[str], None]) -> Record:
-    """Load the server that answers at the control socket."""
-    if plan.control is None:
-        raise Refused("neither a TARGET to serve nor --control PATH of a server that runs: give one of them")
+    """Load the server that runs."""
+    reach = plan.reach
+    if reach is None:
+        raise Refused("neither a TARGET to serve, nor --control PATH or --container NAME of one that runs: give one")
     try:
-        status = control.ask(plan.control)
-        control.require_same_pids(plan.control, status)
+        status = reach.ask()
+        reach.prove(status)
     except control.ControlError as error:
         raise StartFailed(str(error)) from error
     if not plan.host and not status.addresses:

@@ -21,6 +21,7 @@ from prefork_loadtest.faults import GIVE_UP_S
 from prefork_loadtest.init import FRAMINGS, text
 from prefork_loadtest.ledger import PHASES
 from prefork_loadtest.plan import Plan, PlanError
+from prefork_loadtest.reach import Here
 from prefork_loadtest.scenarios import CHAOS, SCENARIOS, SUITES
 from prefork_loadtest.tally import Unit
 from prefork_loadtest.values import Number, option, positive
@@ -29,6 +30,7 @@ from prefork_loadtest.verdict import Code
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from prefork_loadtest.reach import Reach
     from prefork_loadtest.record import Record
     from prefork_loadtest.scenarios import Scenario, Suite
 
@@ -39,7 +41,8 @@ MOST_USERS, MOST_WORKERS, MOST_RATE, MOST_SECONDS = 100_000, 256, 1e6, 7 * 86_40
 
 UNITS = [unit.value for unit in Unit]
 ONE_ONLY = (
-    *("host", "users", "rate", "duration", "external_workers", "control", "kill_worker_at", "fault", "gates", "count"),
+    *("host", "users", "rate", "duration", "external_workers", "control", "container", "kill_worker_at", "fault"),
+    *("gates", "count"),
 )
 """Options of `run` that mean nothing for several scenarios."""
 
@@ -105,6 +108,7 @@ def list_scenarios() -> None:
 @option("--reply-timeout", type=positive(MOST_REPLY_SECONDS), default=5.0, help="Seconds a reply may take.")
 @option("--report", metavar="DIR", help="Where to write the report, 'off' for nowhere; else reports/SCENARIO.")
 @option("--control", metavar="PATH", help="The server's control socket: shares of its workers, and faults.")
+@option("--container", metavar="NAME", help="The same for a server in a container of this host.")
 @option("--kill-worker-at", metavar="S", type=Number(0, MOST_SECONDS), help="Kill -9 a server worker then.")
 @option(
     "--fault", multiple=True, callback=values.scripted, metavar="KIND@S", help="Do that to the server then; repeatable."
@@ -127,7 +131,7 @@ def run(*, scenario: str, report: str | None, without: str, as_json: bool, **ask
         raise click.UsageError(f"--without {without!r}: {scenario} is one scenario; this is for services and full")
     plan = _plan(_scenario(scenario), asked)
     with tempfile.TemporaryDirectory(prefix="prefork-loadtest-") as scratch:
-        record = _carry_out(plan, (folder or Path(scratch)) / "server.log")
+        record = _carry_out(plan, (folder or Path(scratch)) / "server.log", asked["control"])
     return Code.NEVER_REACHED if record is None else conclude(record, folder, as_json=as_json)
 
 
@@ -143,7 +147,7 @@ def _scenario(name: str) -> Scenario:
         raise click.UsageError(str(error)) from error
 
 
-def _carry_out(plan: Plan, log: Path) -> Record | None:
+def _carry_out(plan: Plan, log: Path, control: str | None) -> Record | None:
     """The record of a plan, against the host or a server that is started for it; None if that did not start."""
     from prefork_loadtest import engine, hosted, needs
     from prefork_loadtest.server import StartFailed
@@ -161,7 +165,7 @@ def _carry_out(plan: Plan, log: Path) -> Record | None:
             from prefork_loadtest import rolling
 
             return rolling.run(plan, log, _say)
-        return hosted.run(plan, plan.scenario.own.arguments, log, _say)
+        return hosted.run(plan, plan.scenario.own.arguments, log, _say, Path(control) if control else None)
     except StartFailed as error:
         click.echo(f"prefork-loadtest: {error}", err=True)
         return None
@@ -187,16 +191,17 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
     Raises:
         click.UsageError: it cannot be run.
     """
+    reach, host = _running(asked)
     duration_s = asked["duration"] or scenario.duration_s
     faults = list(asked["fault"])
     if asked["kill_worker_at"] is not None:
         faults.append(Fault(asked["kill_worker_at"], Kind.KILL))
-    if not faults and (asked["control"] or not asked["host"]):
+    if not faults and (reach is not None or not host):
         faults = [replace(fault, at_s=fault.at_s * duration_s) for fault in scenario.faults]
     try:
         plan = Plan(
             scenario=scenario,
-            host=asked["host"] or "",
+            host=host,
             users=asked["users"] or scenario.users,
             rate=asked["rate"] or scenario.rate,
             duration_s=duration_s,
@@ -205,7 +210,7 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
             bind=asked["bind"],
             wait_s=asked["wait"],
             reply_timeout_s=asked["reply_timeout"],
-            control=Path(asked["control"]) if asked["control"] else None,
+            reach=reach,
             faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
             unit=_unit(scenario, asked),
             tls_ca=asked["tls_ca"],
@@ -220,9 +225,33 @@ def _unit(scenario: Scenario, asked: dict[str, Any]) -> Unit:
     """What to compare of the server's count: of a server that somebody else started, what holds for any framing."""
     if asked["count"]:
         return Unit(asked["count"])
+    if asked["container"]:  # its health check makes requests too
+        return Unit.OFF
     if not asked["host"]:
         return scenario.own.unit if scenario.own else Unit.OFF
     return Unit.BYTES if asked["control"] else Unit.OFF
+
+
+def _running(asked: dict[str, Any]) -> tuple[Reach | None, str]:
+    """How a server that runs is got at, and where it serves: None and "" for one that is to be started.
+
+    Raises:
+        click.UsageError: its container cannot be reached, or does not tell where it serves.
+    """
+    path, host = asked["control"], asked["host"] or ""
+    if not asked["container"]:
+        return Here(Path(path)) if path else None, host
+    # Locust first: it makes the standard library's sockets cooperative, the Docker SDK's among them.
+    from prefork_loadtest import engine  # noqa: F401
+    from prefork_loadtest.container import Container, ContainerError
+
+    try:
+        found = Container(asked["container"], path or "")
+    except ContainerError as error:
+        raise click.UsageError(str(error)) from error
+    if not host and not found.host:
+        raise click.UsageError(f"--container {asked['container']!r}: it publishes no port, or several: give --host too")
+    return found, host or found.host
 
 
 def _folder(report: str) -> Path | None:
@@ -263,6 +292,7 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
 @click.argument("serve_options", nargs=-1, type=click.UNPROCESSED, metavar="[SERVE OPTIONS]...")
 @option("--host", callback=values.target, help="The server that runs; else the first address that its status names.")
 @option("--control", metavar="PATH", help="The control socket of the server that runs.")
+@option("--container", metavar="NAME", help="The container of this host that it runs in.")
 @option("--seed", type=click.IntRange(0), default=1, help="Decides the plan: the same seed, the same plan.")
 @option("--duration", type=positive(MOST_SECONDS), default=CHAOS.duration_s, help="Seconds under full load.")
 @option("--users", type=click.IntRange(1, MOST_USERS), default=CHAOS.users, help="How many users.")
@@ -286,9 +316,9 @@ def chaos(
 ) -> int:
     """Signals, stopped and killed processes, planned from a seed, under load whose every answer is proven.
 
-    Against TARGET, served here with any options of `prefork serve` (none: echo), or, with --control, against a server
-    that runs. The load users prove an echo; for another service of lines give --probe. In it {n} stands for a number
-    that no other request has. --hold must be shorter than the server's --hang-timeout.
+    Against TARGET, served here with any options of `prefork serve` (none: echo), or, with --control or --container,
+    against a server that runs. The load users prove an echo; for another service of lines give --probe. In it {n}
+    stands for a number that no other request has. --hold must be shorter than the server's --hang-timeout.
     """
     if asked["hold"] >= asked["reply_timeout"]:
         raise click.UsageError(f"--hold {asked['hold']:g}: it must be shorter than --reply-timeout")
@@ -303,7 +333,8 @@ def chaos(
     with tempfile.TemporaryDirectory(prefix="prefork-chaos-") as scratch:
         log = (folder or Path(scratch)) / "server.log"
         try:
-            record = chaos.run(_chaos_plan(planned, asked), serve, log, _say)
+            path = Path(asked["control"]) if asked["control"] else None
+            record = chaos.run(_chaos_plan(planned, asked, runs=not serve), serve, log, _say, path)
         except server.StartFailed as error:
             click.echo(f"prefork-loadtest: {error}", err=True)
             return Code.NEVER_REACHED
@@ -321,29 +352,30 @@ def _faults(asked: dict[str, Any]) -> tuple[Fault, ...]:
 
 def _serve(target: str | None, options: tuple[str, ...], asked: dict[str, Any]) -> tuple[str, ...]:
     """Arguments of the server to start; none for one that runs."""
-    if target is None and (asked["control"] or asked["host"]):
-        if not asked["control"]:
-            raise click.UsageError("--host: give --control PATH too; the server's processes are found through it")
+    if target is None and (asked["control"] or asked["container"] or asked["host"]):
+        if not asked["control"] and not asked["container"]:
+            raise click.UsageError("--host: give --control PATH or --container NAME too; its processes are found by it")
         return ()
     if target is not None and target.startswith("-"):
         raise click.UsageError(f"{target!r}: no such option; options of the server come after its TARGET")
     return (target or "echo", *options)
 
 
-def _chaos_plan(planned: tuple[Fault, ...], asked: dict[str, Any]) -> Plan:
+def _chaos_plan(planned: tuple[Fault, ...], asked: dict[str, Any], *, runs: bool) -> Plan:
+    reach, host = _running(asked) if runs else (None, asked["host"] or "")
     return Plan(
         scenario=CHAOS,
-        host=asked["host"] or "",
+        host=host,
         users=asked["users"],
         rate=asked["rate"],
         duration_s=asked["duration"],
         reply_timeout_s=asked["reply_timeout"],
-        control=Path(asked["control"]) if asked["control"] else None,
+        reach=reach,
         faults=planned,
         settle_s=asked["settle"],
         probe=asked["probe"] or "",
         seed=asked["seed"],
-        unit=Unit.OFF if asked["control"] else Unit.BYTES,
+        unit=Unit.OFF if runs else Unit.BYTES,
     )
 
 

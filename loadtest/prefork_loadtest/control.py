@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DEADLINE_S = 2.0
@@ -81,18 +82,38 @@ def ask(path: Path, deadline_s: float = DEADLINE_S) -> Status:
     Raises:
         ControlError: nobody answers there within `deadline_s` seconds, or not with a status.
     """
+    with connected(path, deadline_s) as sock:
+        sock.sendall(b'{"command":"status"}\n')
+        line = _line(sock)
+    return parse(line, f"control socket {str(path)!r}")
+
+
+@contextmanager
+def connected(path: Path, deadline_s: float = DEADLINE_S) -> Iterator[socket.socket]:
+    """A connection to the control socket at `path`; whatever fails on it is a `ControlError`.
+
+    Raises:
+        ControlError: it could not be made, or broke, or something took longer than `deadline_s` seconds.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(deadline_s)
             sock.connect(str(path))
-            sock.sendall(b'{"command":"status"}\n')
-            line = _line(sock)
+            yield sock
     except OSError as error:
         raise ControlError(f"control socket {str(path)!r}: {error.strerror or 'no answer in time'}") from error
+
+
+def parse(line: bytes | str, place: str) -> Status:
+    """The status that a line says.
+
+    Raises:
+        ControlError: it says none; the text begins with `place`.
+    """
     try:
         return _status(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
-        raise ControlError(f"control socket {str(path)!r}: the answer is not a status") from error
+        raise ControlError(f"{place}: the answer is not a status") from error
 
 
 def _line(sock: socket.socket) -> bytes:
@@ -131,27 +152,3 @@ def _status(table: dict[str, Any]) -> Status:
         rss_bytes=sum(int(row.get("rss_bytes") or 0) for row in table["workers"]),
         totals=Totals(int(counted["requests"]), int(counted["bytes_in"]), int(counted["errors"])),
     )
-
-
-def require_same_pids(path: Path, status: Status) -> None:
-    """Refuse a server whose process ids mean somebody else here, as one in a container's would.
-
-    The kernel tells who listens on the socket by the id that it has here (unix(7), SO_PEERCRED).
-
-    Raises:
-        ControlError: it is not the id that the status names.
-    """
-    if not hasattr(socket, "SO_PEERCRED"):
-        return
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(DEADLINE_S)
-            sock.connect(str(path))
-            listener, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    except OSError as error:
-        raise ControlError(f"control socket {str(path)!r}: {error.strerror or 'no answer in time'}") from error
-    if listener != status.pid:
-        raise ControlError(
-            f"control socket {str(path)!r}: the server is pid {status.pid} to itself and pid {listener} here; "
-            "run the chaos where the server runs"
-        )

@@ -169,6 +169,7 @@ class Run:
         if not self._reach():
             return
         self._look(must=True)
+        self._prove()
         with ExitStack() as stack:
             environment = self._environment()
             collector = self._prepare(environment, stack)
@@ -311,11 +312,22 @@ class Run:
 
     def _look(self, *, must: bool = False) -> None:
         """Read the server's status, now and then."""
-        if self._plan.control is None or (self._elapsed - self._looked_at < CONTROL_INTERVAL_S and not must):
+        reach = self._plan.reach
+        if reach is None or (self._elapsed - self._looked_at < CONTROL_INTERVAL_S and not must):
             return
         self._looked_at = self._elapsed
         try:
-            self._see(control.ask(self._plan.control))
+            self._see(reach.ask())
+        except control.ControlError as error:
+            raise RunBroken(str(error)) from error
+
+    def _prove(self) -> None:
+        """Find out before the load whether a fault would reach the server that is loaded."""
+        reach = self._plan.reach
+        if not self._plan.faults or reach is None:
+            return
+        try:
+            reach.prove(reach.ask())
         except control.ControlError as error:
             raise RunBroken(str(error)) from error
 
@@ -354,9 +366,9 @@ class Run:
 
         if self._strikes is not None:
             return self._strikes(enter, self._mark)
-        if not plan.faults or plan.control is None:
+        if not plan.faults or plan.reach is None:
             return None
-        subject = Subject(plan.control, Census(plan.front), plan.front, self._see)
+        subject = Subject(plan.reach, Census(plan.reach, plan.front), plan.front, self._see)
         return Injector(
             plan.faults,
             subject,

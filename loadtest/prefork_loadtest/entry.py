@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from locust.runners import WorkerRunner
 
 from prefork_loadtest import epilogue, locust_stats, options
 from prefork_loadtest.collector import install
+from prefork_loadtest.container import Container, ContainerError
 from prefork_loadtest.hostile import (
     HalfOpenUser,
     IdleUser,
@@ -31,6 +33,8 @@ from prefork_loadtest.oracle import (
     TlsChurnUser,
     TlsEchoUser,
 )
+from prefork_loadtest.reach import Here
+from prefork_loadtest.remote import Beside
 from prefork_loadtest.service_users import (
     ChargenUser,
     DaytimeUser,
@@ -45,6 +49,8 @@ from prefork_loadtest.users import ChurnUser, CrowdUser, EchoUser, OpenEchoUser
 if TYPE_CHECKING:
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
+
+    from prefork_loadtest.reach import Reach
 
 __all__ = [
     "USERS",
@@ -110,15 +116,28 @@ def _on_parser(parser: LocustArgumentParser, **_: Any) -> None:  # noqa: ANN401 
 
 def _on_init(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above
     collector = install(environment)
-    path = UserOptions.of(environment).control
-    if path and environment.web_ui is not None:
-        Tab(environment.web_ui, Path(path), collector)
+    asked = UserOptions.of(environment)
+    if environment.web_ui is not None and (asked.control or asked.container):
+        Tab(environment.web_ui, _reach(asked), collector, asked.visitors)
     named = environment.parsed_options.user_classes if environment.parsed_options else []
     # Locust would let every class of the file attack one port. A worker keeps all: its master says who is needed.
     # A file of somebody's own has its own.
     kits = EchoUser in environment.user_classes
     if kits and not named and not isinstance(environment.runner, WorkerRunner):
         environment.user_classes = [EchoUser]
+
+
+def _reach(asked: UserOptions) -> Reach:
+    """How the server is got at, for the tab."""
+    if asked.agent:
+        return Beside(Path(asked.agent), asked.control)
+    if not asked.container:
+        return Here(Path(asked.control))
+    try:
+        return Container(asked.container, asked.control)
+    except ContainerError as error:
+        sys.stderr.write(f"locust: {error}\n")
+        sys.exit(2)
 
 
 def _on_quitting(environment: Environment, **_: Any) -> None:  # noqa: ANN401 - as above

@@ -1,13 +1,12 @@
 """Faults, struck from the host while the load runs: a signal to the server, and the watch until it has settled again.
 
-A fault reads the control socket and signals processes; it never touches the load. What it knows of its own damage (how
-many connections a victim held, how long the server took) becomes figures that gates can name. A process that a fault
-has stopped is continued, whatever else happens: by the watch, or by `undo`.
+A fault reads the server's status and signals its processes, both by a `Reach`; it never touches the load. What it knows
+of its own damage (how many connections a victim held, how long the server took) becomes figures that gates can name. A
+process that a fault has stopped is continued, whatever else happens: by the watch, or by `undo`.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from contextlib import suppress
@@ -19,10 +18,10 @@ from prefork_loadtest.faultplan import Fault, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from prefork_loadtest.census import Census
     from prefork_loadtest.control import Status, Worker
+    from prefork_loadtest.reach import Reach
 
 SETTLE_S = 2.0
 """A fault's phase lasts this long at least: every kept connection it broke is used, and found broken, within it."""
@@ -43,14 +42,14 @@ class Subject:
     """The server that faults are struck at.
 
     Attributes:
-        path: its control socket.
+        reach: how it is got at.
         census: its processes.
         front: the process that its starter knows; None: the one that the status names.
         see: is given every status.
         workers: how many there should be; None until the first look.
     """
 
-    path: Path
+    reach: Reach
     census: Census
     front: int | None = None
     see: Callable[[Status], None] = lambda _: None
@@ -62,10 +61,11 @@ class Subject:
         Raises:
             ControlError: it cannot be read.
         """
-        status = control.ask(self.path)
+        status = self.reach.ask()
         self.census.see(status)
         self.see(status)
         if self.workers is None:
+            self.reach.prove(status)
             self.workers = len(status.serving)
         return status
 
@@ -153,8 +153,8 @@ class Strike:
         """Continue the process that was stopped, if there is one."""
         pid, self._stopped = self._stopped, None
         if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            with suppress(control.ControlError):  # it is gone
+                self.subject.reach.signal(pid, signal.SIGCONT)
 
     def _strike(self, before: Status) -> str:
         raise NotImplementedError
@@ -166,12 +166,12 @@ class Strike:
     def _tell(self, number: signal.Signals, before: Status) -> str:
         """Send a signal to the process that takes them."""
         pid = self.subject.front or before.pid
-        _send(pid, number)
+        self.subject.reach.signal(pid, number)
         return f"{number.name.removeprefix('SIG')} to the master (pid {pid})"
 
     def _stop(self, pid: int) -> None:
         """Stop a process until `undo`."""
-        _send(pid, signal.SIGSTOP)
+        self.subject.reach.signal(pid, signal.SIGSTOP)
         self._stopped = pid
 
 
@@ -263,7 +263,7 @@ class KillWorker(Strike):
         finally:
             self._struck = time.monotonic()
             self._stopped = None
-            _send(target.pid, signal.SIGKILL)
+            self.subject.reach.signal(target.pid, signal.SIGKILL)
         victim = self._victim = frozen.worker(target.pid) or target
         self.outcome.held, self.outcome.killed = victim.connections, victim.pid
         return f"kill -9 of worker {victim.slot} (pid {victim.pid}): it held {victim.connections} connections"
@@ -293,15 +293,3 @@ def _busiest(status: Status) -> Worker:
     if target is None:
         raise control.ControlError("no worker to signal: the status names none that serves")
     return target
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    """Signal a process.
-
-    Raises:
-        ControlError: it is gone, or not ours to signal.
-    """
-    try:
-        os.kill(pid, number)
-    except OSError as error:
-        raise control.ControlError(f"{number.name} cannot be sent to pid {pid}: {error.strerror}") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prefork_loadtest import engine, needs
 from prefork_loadtest.gates import RUN
+from prefork_loadtest.reach import Here
 from prefork_loadtest.server import OwnServer, StartFailed
 
 if TYPE_CHECKING:
@@ -30,15 +31,17 @@ def run(
     serve: Sequence[str],
     log: Path,
     say: Callable[[str], None],
+    control: Path | None = None,
     accept: Callable[[Plan], None] = lambda _: None,
 ) -> Record:
     """Start a server, carry out a plan against it, and stop it.
 
     Args:
-        plan: what to do; `host`, `control` and `front` are filled in here where they are not given.
+        plan: what to do; `host`, `reach` and `front` are filled in here.
         serve: target and options of the server.
         log: where its log goes.
         say: takes one line of progress at a time.
+        control: where its control socket shall be; else somewhere of the run's own.
         accept: is given the whole plan before the load begins, and may raise.
 
     Raises:
@@ -49,9 +52,9 @@ def run(
             _certificate(folder)
             serve = [word.replace(TLS, str(folder)) for word in serve]
             plan = replace(plan, tls_ca=str(folder / "cert.pem"))
-        with OwnServer(_bound(serve), plan.control or folder / "control", log) as server:
-            control = plan.control or folder / "control"
-            whole = replace(plan, host=plan.host or server.address, control=control, front=server.pid)
+        path = control or folder / "control"
+        with OwnServer(_bound(serve), path, log) as server:
+            whole = replace(plan, host=plan.host or server.address, reach=Here(path), front=server.pid)
             whole.check()
             accept(whole)
             say(f"prefork serves {serve[0]} on {server.address} (first process {server.pid}); its log is {log}")

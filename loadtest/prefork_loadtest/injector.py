@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from prefork_loadtest import census
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.faults import GIVE_UP_S, STRIKES, Strike, Subject
 from prefork_loadtest.gates import RUN
@@ -154,7 +153,7 @@ class Injector:
             status = self._subject.look()
             remains = self._subject.census.remains(status)
             self._at_end = {"workers": len(status.serving), "target": float(self._subject.workers or 0)}
-            if census.available():
+            if self._subject.census.is_possible:
                 self._at_end |= {"zombies": len(remains.zombies), "orphans": len(remains.orphans)}
             look = bool(self._subject.unsettled(status)) and not self._broken and time.monotonic() < deadline
             if look:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from locust.env import Environment
 
 
+LOCAL, PUBLISHED = "local", "published"
+"""Who may press the page's buttons: visitors from this machine's loopback; or, as the page is published to somebody's
+loopback alone, whoever calls it localhost."""
+
+
 @dataclass(frozen=True)
 class UserOptions:
     """How users behave.
@@ -24,6 +29,9 @@ class UserOptions:
         probe: `SEND=>EXPECT` for a service that is no echo; "" for the proof of an echo.
         tls_ca: a file with the certificate that TLS users trust; "" for those that the system trusts.
         control: the server's control socket, for the tab on Locust's web page; "" for none.
+        container: the container that it is in, on this host; "" for none.
+        agent: the socket of an agent beside it; "" for none.
+        visitors: whose page it is: `LOCAL` or `PUBLISHED`.
     """
 
     user_rate: float = 10.0
@@ -32,6 +40,9 @@ class UserOptions:
     probe: str = ""
     tls_ca: str = ""
     control: str = ""
+    container: str = ""
+    agent: str = ""
+    visitors: str = LOCAL
 
     @classmethod
     def of(cls, environment: Environment) -> UserOptions:
@@ -44,6 +55,9 @@ class UserOptions:
             probe=str(given.get("prefork_probe") or ""),
             tls_ca=str(given.get("prefork_tls_ca") or ""),
             control=str(given.get("prefork_control") or ""),
+            container=str(given.get("prefork_container") or ""),
+            agent=str(given.get("prefork_agent") or ""),
+            visitors=str(given.get("prefork_visitors") or LOCAL),
         )
 
     def arguments(self) -> list[str]:
@@ -83,5 +97,28 @@ def add_arguments(parser: LocustArgumentParser) -> None:
         default="",
         help="The server's control socket: a tab with its workers, and buttons for faults",
         env_var="PREFORK_LOADTEST_CONTROL",
+        include_in_web_ui=False,
+    )
+    parser.add_argument(
+        "--prefork-container",
+        default="",
+        help="The same for a server in a container of this host, by name or id",
+        env_var="PREFORK_LOADTEST_CONTAINER",
+        include_in_web_ui=False,
+    )
+    parser.add_argument(
+        "--prefork-agent",
+        default="",
+        help="Socket of `python -m prefork_loadtest.agent`, for a server in a container of its own beside this one",
+        env_var="PREFORK_LOADTEST_AGENT",
+        include_in_web_ui=False,
+    )
+    parser.add_argument(
+        "--prefork-visitors",
+        default=LOCAL,
+        choices=(LOCAL, PUBLISHED),
+        help="Who may press those buttons: visitors from this machine; or, of a page that is published to the loopback "
+        "of its host alone, whoever calls it localhost",
+        env_var="PREFORK_LOADTEST_VISITORS",
         include_in_web_ui=False,
     )

@@ -12,9 +12,8 @@ from prefork_loadtest.ledger import DRAIN, HOSTILE, RAMP, ROLLING, STEADY
 from prefork_loadtest.tally import Unit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from prefork_loadtest.faultplan import Fault
+    from prefork_loadtest.reach import Reach
     from prefork_loadtest.scenarios import Scenario
 
 LEAST_PART = 0.5
@@ -41,7 +40,7 @@ class Plan:
         bind: where external workers connect, `(host, port)`.
         wait_s: seconds to wait for the server's first answer.
         reply_timeout_s: seconds that a reply may take, and a connection.
-        control: the server's control socket; None if it cannot be asked.
+        reach: how the server's status is asked and its processes are struck; None if they cannot be.
         faults: what to do to the server and when, in seconds under full load.
         settle_s: seconds that the server may take to settle after each fault.
         front: the server's first process, if it was started here, as the leader of a session; else None.
@@ -62,7 +61,7 @@ class Plan:
     bind: tuple[str, int] = ("127.0.0.1", 0)
     wait_s: float = 5.0
     reply_timeout_s: float = 5.0
-    control: Path | None = None
+    reach: Reach | None = None
     faults: tuple[Fault, ...] = ()
     settle_s: float = GIVE_UP_S
     front: int | None = None
@@ -80,8 +79,8 @@ class Plan:
             GateError: a gate of the scenario names what this run will not have.
         """
         _ = self.gates
-        if self.faults and self.control is None and self.host:
-            raise PlanError("a fault needs --control PATH: the server's processes are found through the control socket")
+        if self.faults and self.reach is None and self.host:
+            raise PlanError("a fault needs --control PATH, or --container NAME: the server's processes are found by it")
         late = [fault.at_s for fault in self.faults if fault.at_s >= self.duration_s]
         if late:
             raise PlanError(f"a fault at {late[0]:g} s: it must come before --duration {self.duration_s:g}")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from prefork_loadtest import control
-from prefork_loadtest.census import Census, Remains
+from prefork_loadtest.census import Census, Local, Remains
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -112,7 +112,7 @@ class OwnServer:
         process = self._process
         if process is None:
             return
-        census = Census(process.pid)
+        census = Census(Local(), process.pid)
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.exit_code = process.wait(STOP_S)

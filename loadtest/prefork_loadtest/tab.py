@@ -2,7 +2,9 @@
 
 It needs `--prefork-control PATH`. Locust's page draws the table itself, from rows that travel with its statistics; the
 buttons come from `tab.js`. A fault that is struck here has its phase in the books like any other. Buttons obey visitors
-of this machine, and with Locust's own `--web-login` those who have logged in; nobody else.
+of this machine who call it so (another name may be anybody's page that was made to resolve here), and with Locust's own
+`--web-login` those who have logged in; nobody else. In a container no visitor's address is this machine's: there
+`--prefork-visitors published` says that the port is published to loopback alone.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import logging
 import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import gevent
 from flask import Response, request
@@ -23,15 +26,16 @@ from prefork_loadtest.census import Census
 from prefork_loadtest.faultplan import HELD, HOLD_S, SUMMARIES, Fault, Kind
 from prefork_loadtest.faults import STRIKES, Mark, Subject
 from prefork_loadtest.ledger import STEADY
+from prefork_loadtest.options import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from locust.web import WebUI
 
     from prefork_loadtest.collector import Collector
     from prefork_loadtest.faults import Strike
+    from prefork_loadtest.reach import Reach
 
 KEY = "prefork"
 COLUMNS = {
@@ -55,15 +59,16 @@ class Tab:
 
     Args:
         web: Locust's web page.
-        path: of the server's control socket.
+        reach: how the server is got at.
         collector: the books that a fault's phase goes into.
+        visitors: who may press the buttons, as of `options`.
     """
 
-    def __init__(self, web: WebUI, path: Path, collector: Collector) -> None:
-        self._path = path
+    def __init__(self, web: WebUI, reach: Reach, collector: Collector, visitors: str = LOCAL) -> None:
+        self._visitors = visitors
+        self._reach = reach
         self._collector = collector
         self._balance = Balance()
-        self._subject = Subject(path, Census(), None, self._balance.see)
         self._active: Strike | None = None
         self.marks: list[Mark] = []
         structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
@@ -82,7 +87,7 @@ class Tab:
     def rows(self) -> list[dict[str, Any]]:
         """A row for each worker; none where the server does not answer."""
         try:
-            status = control.ask(self._path)
+            status = self._reach.ask()
         except control.ControlError as error:
             return [{"worker": str(error)}]
         self._balance.see(status)
@@ -126,14 +131,16 @@ class Tab:
         """Strike, and say in one line what was done."""
         if HEADER not in request.headers:
             return "refused: not asked by this page", 403
-        if not self._has_login and not is_local(request.remote_addr):
-            return "refused: not asked from this machine; give Locust --web-login to let others in", 403
+        if not self._has_login and (reason := self._refusal(request.host, request.remote_addr)):
+            return f"refused: {reason}; give Locust --web-login to let others in", 403
         if kind not in set(Kind):
             return f"no fault {kind!r}", 404
         if self._active is not None:
             return "another fault is under way", 409
         fault = Fault(0.0, Kind(kind), HOLD_S if kind in HELD else 0.0)
-        self._active = strike = STRIKES[fault.kind](fault, self._subject)
+        # one for each: between two the server may have been started anew, or scaled
+        subject = Subject(self._reach, Census(self._reach), None, self._balance.see)
+        self._active = strike = STRIKES[fault.kind](fault, subject)
         try:
             self._collector.enter(fault.kind.phase, self._collector.pace)
             said = strike.begin()
@@ -144,6 +151,12 @@ class Tab:
         self._mark(said)
         gevent.spawn(self._watch, strike)
         return said, 200
+
+    def _refusal(self, host: str, visitor: str | None) -> str:
+        """Why a visitor may not strike, or ""."""
+        if self._visitors == LOCAL and not is_local(visitor):
+            return "not asked from this machine"
+        return "" if is_local_name(host) else f"this page is localhost to those who may, not {host}"
 
     def _watch(self, strike: Strike) -> None:
         """Wait until the server has settled; whatever happens, nothing stays stopped."""
@@ -161,6 +174,12 @@ class Tab:
     def _mark(self, text: str) -> None:
         self.marks.append(Mark(time.time() - self._collector.started_at, text))
         _log.info(text)
+
+
+def is_local_name(host: str) -> bool:
+    """Whether what a request calls its host, with a port or not, is this machine's own name for itself (RFC 6761)."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return name == "localhost" or is_local(name)
 
 
 def is_local(address: str | None) -> bool:

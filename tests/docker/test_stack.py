@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from support.compose import Compose, Project
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(700)]
-EACH_SERVICE = pytest.mark.parametrize("service", ["server", "locust-master", "locust-worker"])
+SERVICES = ("server", "locust-master", "locust-worker", "agent")
+EACH_SERVICE = pytest.mark.parametrize("service", SERVICES)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +36,11 @@ def fetch(stack: Project, path: str) -> bytes:
 def test_everything_comes_up_and_is_healthy(stack: Project) -> None:
     states = {
         str(container.name).removeprefix(f"{stack.name}-"): (container.status, container.health)
-        for service in ("server", "locust-master", "locust-worker")
+        for service in SERVICES
         for container in stack.containers(service)
     }
     assert states == {
+        "agent-1": ("running", "unknown"),
         "server-1": ("running", "healthy"),
         "locust-master-1": ("running", "healthy"),
         "locust-worker-1": ("running", "unknown"),  # it has no port to ask; the master knows of it
@@ -131,13 +134,49 @@ def test_load_arrives_at_every_server_worker(stack: Project) -> None:
     until(lambda: all(row["requests"] for row in stack.status()["workers"]), 30, what="each worker has had a request")
 
 
+def press(stack: Project, kind: str, **headers: str) -> tuple[int, str]:
+    """Press a button of the page, and return the status and what it says."""
+    host, port = stack.address("locust-master", 8089)
+    url = f"http://{host}:{port}/prefork/fault/{kind}"
+    request = urllib.request.Request(url, data=b"", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - as above
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_page_has_the_servers_workers_and_its_buttons_strike(stack: Project) -> None:
+    (table,) = json.loads(fetch(stack, "/stats/requests"))["extended_stats"]
+    before = {row["slot"]: row["pid"] for row in stack.status()["workers"]}
+    assert {row["pid"] for row in table["data"]} >= set(before.values())
+    status, said = press(stack, "kill", **{"X-Prefork": "1"})
+    assert status == 200, said
+    assert "kill -9 of worker" in said
+
+    def replaced() -> bool:
+        rows = [row for row in stack.status()["workers"] if row["state"] == "serving"]
+        after = {row["slot"]: row["pid"] for row in rows}
+        return after.keys() == before.keys() and len(after.items() - before.items()) == 1
+
+    until(replaced, 20, what="another process serves in the slot of the killed one")
+    until(lambda: not json.loads(fetch(stack, "/prefork/marks"))["busy"], 20, what="the fault is over")
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Prefork": "1", "Host": "rebound.example"}], ids=["stranger", "rebound"])
+def test_buttons_obey_no_page_but_their_own(stack: Project, headers: dict[str, str]) -> None:
+    before = stack.status()["workers"]
+    assert press(stack, "kill", **headers)[0] == 403
+    assert [row["pid"] for row in stack.status()["workers"]] == [row["pid"] for row in before]
+
+
 # The last one of this file: it ends what the others share.
 def test_stopped_as_a_whole_the_load_ends_with_its_verdict(stack: Project) -> None:
     stack.run("stop")
     assert "VERDICT  passed: every gate held" in stack.logs()
     codes = {
         str(container.name).removeprefix(f"{stack.name}-"): container.attrs["State"]["ExitCode"]
-        for service in ("server", "locust-master", "locust-worker")
+        for service in SERVICES
         for container in stack.containers(service)
     }
-    assert codes == {"server-1": 0, "locust-master-1": 0, "locust-worker-1": 0, "locust-worker-2": 0}
+    assert codes == dict.fromkeys(("server-1", "locust-master-1", "locust-worker-1", "locust-worker-2", "agent-1"), 0)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefork_loadtest.census import Census, look
-from prefork_loadtest.control import ControlError, Status, require_same_pids
+from prefork_loadtest.census import Census, Local, look
+from prefork_loadtest.control import ControlError, Status
 from prefork_loadtest.failure import Failure
 from prefork_loadtest.faultplan import Kind
 from prefork_loadtest.proof import Probe
+from prefork_loadtest.reach import Here
 from prefork_loadtest.server import OwnServer, is_error
 from support.server import Server
 from support.waiting import until
@@ -159,11 +160,11 @@ def test_the_census_finds_a_zombie_and_who_was_left_behind() -> None:
         try:
             assert leader.stdout is not None
             leader.stdout.readline()
-            census = Census(leader.pid)
+            census = Census(Local(), leader.pid)
             (zombie,) = until(lambda: census.remains(status(leader.pid)).zombies, what="the child has ended")
             assert not census.remains(status(leader.pid)).orphans
             assert census.remains(None).orphans == (leader.pid,)
-            found = look(zombie)
+            found = look(Local(), zombie)
             assert found is not None
             assert found.is_zombie
         finally:
@@ -171,7 +172,7 @@ def test_the_census_finds_a_zombie_and_who_was_left_behind() -> None:
 
 
 def test_whoever_was_in_the_status_once_and_lives_on_is_left_behind() -> None:
-    census = Census()
+    census = Census(Local())
     census.see(status(os.getpid()))
     assert not census.remains(status(os.getpid()))
     assert census.remains(status(1)).orphans == (os.getpid(),)
@@ -179,10 +180,10 @@ def test_whoever_was_in_the_status_once_and_lives_on_is_left_behind() -> None:
 
 def test_a_server_whose_pids_mean_others_here_is_refused(tmp_path: Path) -> None:
     with Server("echo", "--workers", "1", tmp_path=tmp_path) as server:
-        path = Path(server.control)
-        require_same_pids(path, status(server.process.pid))
-        with pytest.raises(ControlError, match="run the chaos where the server runs"):
-            require_same_pids(path, status(1))
+        here = Here(Path(server.control))
+        here.prove(status(server.process.pid))
+        with pytest.raises(ControlError, match="strike where the server runs"):
+            here.prove(status(1))
 
 
 def test_who_started_the_serving_master_stands_in_front_of_it_and_is_not_left_behind() -> None:
@@ -190,7 +191,7 @@ def test_who_started_the_serving_master_stands_in_front_of_it_and_is_not_left_be
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as successor:
         assert successor.stdout is not None
         successor.stdout.readline()
-        census = Census()
+        census = Census(Local())
         for pid in (os.getpid(), successor.pid):
             census.see(status(pid))
         assert not census.remains(status(successor.pid))

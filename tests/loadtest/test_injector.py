@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from prefork_loadtest import control, faults, injector
+from prefork_loadtest import faults, injector
 from prefork_loadtest.census import Census
 from prefork_loadtest.control import ControlError, Status, Worker
 from prefork_loadtest.faultplan import Fault, Kind
@@ -42,25 +41,35 @@ class Scene:
         self.marks: list[str] = []
         self.failed: dict[str, int] = {}
         self.on_signal: Callable[[], None] = lambda: None
-        monkeypatch.setattr(control, "ask", self.ask)
         for module in (faults, injector):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep))
-        monkeypatch.setattr(faults, "os", SimpleNamespace(kill=self.kill))
 
-    def ask(self, path: Path) -> Status:
+    # As of `reach.Reach`: without processes.
+
+    def ask(self) -> Status:
         if self.status is None:
-            raise ControlError(f"{path}: no answer")
+            raise ControlError("no answer")
         return self.status
+
+    def prove(self, status: Status) -> None:
+        pass
+
+    def stat(self, pid: int) -> str | None:
+        del pid
+        return None
+
+    def pids(self) -> list[int]:
+        return []
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def kill(self, pid: int, number: signal.Signals) -> None:
+    def signal(self, pid: int, number: signal.Signals) -> None:
         self.sent.append((pid, number))
         self.on_signal()
 
     def injector(self, *planned: Fault, front: int | None = None) -> Injector:
-        subject = Subject(Path("control"), Census(), front)
+        subject = Subject(self, Census(self), front)
         return Injector(planned, subject, self.phases.append, self.marks.append, lambda p: self.failed.get(p, 0), 10.0)
 
     def run(self, faults: Injector, seconds: float) -> None:
@@ -175,10 +184,10 @@ def test_each_kill_answers_for_its_own_losses(scene: Scene) -> None:
     assert struck.killed == {MASTER + 11, MASTER + 12}
 
 
-def test_a_process_that_cannot_be_signalled_breaks_the_run_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def test_a_process_that_cannot_be_signalled_breaks_the_run_off(scene: Scene) -> None:
+    def refuse() -> None:
+        raise ControlError("SIGHUP cannot be sent")
 
-    monkeypatch.setattr(faults, "os", SimpleNamespace(kill=refuse))
-    with pytest.raises(ControlError, match="Operation not permitted"):
+    scene.on_signal = refuse
+    with pytest.raises(ControlError, match="cannot be sent"):
         scene.run(scene.injector(Fault(0.0, Kind.HUP)), 1.0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from prefork_loadtest.faultplan import Fault, Kind
 from prefork_loadtest.plan import Plan, PlanError
+from prefork_loadtest.reach import Here
 from prefork_loadtest.scenarios import SMOKE
 
 PLAN = Plan(SMOKE, "tcp://127.0.0.1:7", users=16, rate=200.0, duration_s=20.0)
@@ -30,8 +31,8 @@ def test_the_rate_is_divided_among_the_users_who_keep_it() -> None:
     ("change", "complaint"),
     [
         ({"faults": (Fault(3.0, Kind.KILL),)}, "--control"),
-        ({"faults": (Fault(20.0, Kind.KILL),), "control": Path("c")}, "before --duration"),
-        ({"faults": (Fault(3.0, Kind.STOP, 5.0),), "control": Path("c")}, "--hold"),
+        ({"faults": (Fault(20.0, Kind.KILL),), "reach": Here(Path("c"))}, "before --duration"),
+        ({"faults": (Fault(3.0, Kind.STOP, 5.0),), "reach": Here(Path("c"))}, "--hold"),
         ({"workers": 1, "external_workers": 1}, "choose one"),
         ({"workers": 17}, "--users 16"),
     ],
@@ -42,6 +43,6 @@ def test_options_that_contradict_are_refused(change: dict[str, object], complain
 
 
 def test_a_kill_brings_its_own_gates() -> None:
-    texts = [gate.text for gate in replace(PLAN, faults=(Fault(3.0, Kind.KILL),), control=Path("c")).gates]
+    texts = [gate.text for gate in replace(PLAN, faults=(Fault(3.0, Kind.KILL),), reach=Here(Path("c"))).gates]
     assert "kill.failed <= kill.in_flight" in texts
     assert not any("kill" in gate.text for gate in PLAN.gates)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefork_loadtest.tab import is_local
+from prefork_loadtest.tab import is_local, is_local_name
 from support.server import Server
 from support.waiting import until
 
@@ -43,6 +43,15 @@ def log_in(environment, **_):
 )
 def test_only_loopback_is_this_machine(address: str | None, local: bool) -> None:  # noqa: FBT001 - a table
     assert is_local(address) is local
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [(name, True) for name in ("localhost", "localhost:8089", "127.0.0.1:8089", "[::1]:8089", "LOCALHOST:80")]
+    + [(name, False) for name in ("", "rebound.example:8089", "localhost.example", "192.0.2.7:8089", "[::2]", "a@b:c")],
+)
+def test_a_page_that_was_made_to_resolve_here_is_not_this_machines_name(host: str, local: bool) -> None:  # noqa: FBT001
+    assert is_local_name(host) is local
 
 
 def press(url: str) -> tuple[int, str]:
