@@ -28,6 +28,9 @@ SLOW: Final = 2000
 LINGER: Final = 2.0
 """Seconds for which the server reads on for a peer's own close (`prefork.connection.edge.LINGER`)."""
 
+LEAST_P99: Final = 0.5
+"""Milliseconds. A baseline below this is a few turns of the scheduler, and twice that its noise."""
+
 DIALOGUE: Final = """
     import os
     from prefork import Connection, Lines, conversation
@@ -91,7 +94,7 @@ def test_row_18_thousands_that_send_a_byte_a_second_do_not_slow_others_and_are_e
         after = load_until(server, since(time.monotonic() + frame / 2), "a while after the slow ones")
         quiet = max(before.p99_ms(), after.p99_ms())
         row.says("normal p99 without them, before and after, ms", f"{before.p99_ms()}, {after.p99_ms()}")
-        row.at_most("normal p99 beside them, ms", during.p99_ms(), 2 * quiet)
+        row.at_most("normal p99 beside them, ms", during.p99_ms(), 2 * max(quiet, LEAST_P99))
         loads = (before, during, after)
         row.says("requests answered", sum(load.replies for load in loads))
         row.is_("failures", sum(len(load.failures) for load in loads), 0)

@@ -9,16 +9,19 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.server import Server, clean_environment, exchange, read_all, read_exactly
+from support.tls import connect as tls_connect
 from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from support.tls import Authority
 
 MODELS = ("async", "sync", "threads")
 
@@ -300,6 +303,61 @@ def test_dialogue_speaks_first_takes_turns_and_ends(
         sock.sendall(b"x\ny\nbye\nignored\n")
         assert lines.readlines() == [b"again?\n", b"again?\n", b"bye\n"]
         lines.close()
+
+
+BREAKING = """
+    from dataclasses import dataclass, field
+    from prefork import Lines, reply
+
+    @dataclass(frozen=True)
+    class Breaking(Lines):
+        made: list = field(default_factory=list)
+
+        def decoder(self):
+            self.made.append(1)
+            if len(self.made) % 3 == 0:
+                raise RuntimeError("no decoder this time")
+            return super().decoder()
+
+    @reply(Breaking())
+    def service(line: bytes) -> bytes:
+        return line
+"""
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_framing_that_raises_costs_its_own_connection_and_nothing_is_left_of_that(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, model: str, *, tls: bool
+) -> None:
+    context = authority.client()
+    options = authority.options if tls else ()
+    with start(module(BREAKING), "--workers", "1", "--model", model, *options) as server:
+        (pid,) = server.workers().values()
+        answers: list[bytes] = []
+        held = 0
+        for number in range(12):
+            if number == 1:  # the first one may have opened what stays
+                until(lambda: server.status()["totals"]["connections"] == 0, what="the first one is gone")
+                held = descriptors(pid)
+            try:
+                with tls_connect(server, context) if tls else server.connect() as sock:
+                    sock.sendall(b"one\n")
+                    answers.append(sock.recv(10))
+            except OSError:
+                answers.append(b"")
+        assert answers.count(b"one\r\n") == 8, answers
+        assert answers.count(b"") == 4, answers
+        until(lambda: server.status()["totals"]["connections"] == 0, what="nothing is left of them")
+        until(lambda: descriptors(pid) <= held, what="no descriptor is left")
+        assert server.status()["totals"]["errors"] == 4
+        log = server.log()
+        assert log.count("RuntimeError: no decoder") == log.count("Traceback") == log.count("the handler failed") > 0
+        assert list(server.workers().values()) == [pid]
 
 
 @pytest.mark.parametrize(("model", "keyword", "wait"), [("async", "async ", "await "), ("threads", "", "")])

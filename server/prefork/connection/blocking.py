@@ -387,7 +387,14 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     source: Source | None = None,
 ) -> None:
     """Serve one connection to its end with a blocking service, and close it: steps 6 and 7 of a server program."""
-    conn = BlockingConnection(sock, service.framing, limits, row, wakes, terms, source)
+    try:
+        conn = BlockingConnection(sock, service.framing, limits, row, wakes, terms, source)
+    except Exception as error:  # noqa: BLE001 - a framing of the service's own
+        row.cells[Field.ERRORS] += 1
+        row.cells[Field.CONNECTIONS] -= 1
+        journal.handler_failed(error, edge.take_peer(sock) if source is None else source.name)
+        sock.close()
+        return
     try:
         conn.greet()
         if service.kind == "conversation":

@@ -85,11 +85,12 @@ def refused_a_frame(error: Exception, peer: str, number: int) -> None:
         LOGGER.warning("refused a frame: %s", error, extra=fields(peer=peer, connection=number, error=name, **more))
 
 
-def handler_failed(error: BaseException, peer: str, number: int) -> None:
+def handler_failed(error: BaseException, peer: str, number: int | None = None) -> None:
     """Say that a handler raised: the author's to mend, so the traceback is in the log, for each place that raises."""
     more = _throttle.more(f"{type(error).__qualname__} {_place(error.__traceback__)}")
     if more is not None:
-        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=peer, connection=number, **more))
+        known = {} if number is None else {"connection": number}
+        LOGGER.error("the handler failed", exc_info=error, extra=fields(peer=peer, **known, **more))
 
 
 def _place(trace: TracebackType | None) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefork.adapters.protocol import Outward, ProtocolLink
 from prefork.adapters.streams import StreamsLink
-from prefork.connection import waiting
+from prefork.connection import journal, waiting
 from prefork.connection.aio import Connection, keep_no_list
 from prefork.connection.edge import NO_HANDSHAKE, QUEUE_QUIET, TLS_CLOSE, peer_name
 from prefork.connection.link import Hub, Link
@@ -266,13 +266,22 @@ class _Worker:
         joining = self._loop.connect_accepted_socket(partial(self._factory, address), sock)
         try:
             joining.send(None)
-        except OSError as error:  # the peer was gone before it was greeted
-            socket.close(fd)
-            self._post.row.cells[Field.CONNECTIONS] -= 1
-            self._hub.released(address)
+        except Exception as error:  # noqa: BLE001 - the peer was gone before it was greeted; or a framing of its own raised
+            self._give_up(fd, address, error)
+        else:
+            self._joining.append(joining)
+
+    def _give_up(self, fd: int, address: object, error: Exception) -> None:
+        """Close an accepted descriptor of which no connection could be made."""
+        socket.close(fd)
+        cells = self._hub.cells
+        cells[Field.CONNECTIONS] -= 1
+        self._hub.released(address)
+        if isinstance(error, OSError):
             LOGGER.debug("%s: a connection was gone at once: %s", self._post, error)
-            return
-        self._joining.append(joining)
+        else:
+            cells[Field.ERRORS] += 1
+            journal.handler_failed(error, peer_name(address))
 
     def _settle(self) -> None:
         """See to it that all that were just taken return: `connection_made` of each is in the loop's queue by now."""
@@ -287,8 +296,13 @@ class _Worker:
 
     async def _shake_hands(self, fd: int, address: object) -> None:
         """Make a TLS connection of an accepted descriptor, beside accepting others."""
-        hub, terms, link = self._hub, self._hub.tls, self._factory(address)
+        hub, terms = self._hub, self._hub.tls
         assert terms is not None  # noqa: S101 - only a secure hub shakes hands
+        try:
+            link = self._factory(address)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(fd, address, error)
+            return
         try:
             await self._loop.connect_accepted_socket(
                 lambda: link, _as_socket(fd), ssl=terms.context,
