@@ -118,7 +118,7 @@ def list_scenarios() -> None:
     type=click.Choice([unit.value for unit in Unit]),
     help="What to compare of the server's own count, or off.",
 )
-@option("--tls-ca", metavar="FILE", default="", help="Certificate (PEM) that TLS users trust; else the system's.")
+@option("--tls-ca", metavar="FILE", default="", callback=values.certificate, help="Certificate that TLS users trust.")
 @option("--gates", metavar="FILE", help="A TOML file whose gates replace the scenario's.")
 @option("--without", default="", metavar="NAMES", help="Scenarios to leave out of several, such as proxy,rolling.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON; progress goes to standard error.")
@@ -224,7 +224,12 @@ def _plan(scenario: Scenario, asked: dict[str, Any]) -> Plan:
 def _unit(scenario: Scenario, asked: dict[str, Any]) -> Unit:
     """What to compare of the server's count: of a server that somebody else started, what holds for any framing."""
     if asked["count"]:
-        return Unit(asked["count"])
+        unit = Unit(asked["count"])
+        if unit is not Unit.OFF and asked["host"] and not (asked["control"] or asked["container"]):
+            raise click.UsageError(
+                f"--count {unit.value}: give --control PATH or --container NAME too, to ask the server"
+            )
+        return unit
     if asked["container"]:  # its health check makes requests too
         return Unit.OFF
     if not asked["host"]:
@@ -277,13 +282,20 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
     from prefork_loadtest import report, summary
 
     verdict = record.verdict()
-    written = report.write(record, verdict, folder) if folder else None
+    written, broken = None, ""
+    try:
+        written = report.write(record, verdict, folder) if folder else None
+    except OSError as error:  # a full disk; what the run has shown is said all the same
+        broken = f"report {str(folder)!r}: {error.strerror}; it is not whole"
     if as_json:
         click.echo(json.dumps(report.table(record, verdict), indent=2))
     else:
         click.echo("\n".join(summary.lines(record, verdict)))
         if written is not None:
             click.echo(f"report  {written}")
+    if broken:
+        click.echo(f"prefork-loadtest: {broken}", err=True)
+        return verdict.code or Code.INVALID
     return verdict.code
 
 

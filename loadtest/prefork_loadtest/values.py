@@ -6,6 +6,7 @@ What two options mean together is the plan's to check.
 from __future__ import annotations
 
 import math
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -95,6 +96,18 @@ def bind(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:  # noqa: PLR2004 - ports
         raise click.BadParameter(f"{value!r}: write HOST:PORT, such as 0.0.0.0:5557")
     return host, int(port)
+
+
+def certificate(_: click.Context, __: click.Parameter, value: str) -> str:
+    """A file (PEM) with a certificate to trust; "" for none."""
+    if value:
+        try:
+            ssl.create_default_context(cafile=value)
+        except ssl.SSLError as error:
+            raise click.BadParameter(f"{value!r}: no certificate (PEM) in it") from error
+        except OSError as error:
+            raise click.BadParameter(f"{value!r}: {error.strerror}") from error
+    return value
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:  # noqa: ANN401 - whatever click takes

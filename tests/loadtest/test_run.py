@@ -262,6 +262,9 @@ def test_json_is_all_that_standard_output_holds_and_can_be_judged_again(start: R
         (("run", "smoke", "--fault", "hup"), "KIND@SECONDS"),
         (("run", "smoke", "--fault", "hup@99"), "before --duration"),
         (("run", "smoke", "--count", "bits"), "--count"),
+        (("run", "smoke", "--count", "frames", "--host", "tcp://127.0.0.1:9"), "--control"),
+        (("run", "tls", "--tls-ca", "missing.pem"), "No such file"),
+        (("run", "tls", "--tls-ca", __file__), "no certificate"),
         (("run", "smoke", "--without", "tls"), "--without"),
         (("run", "full", "--host", "tcp://127.0.0.1:9"), "--host"),
         (("run", "full", "--without", "nothing"), "'nothing'"),
@@ -278,6 +281,17 @@ def test_a_mistake_is_one_line_and_exit_2(start: Run, arguments: tuple[str, ...]
     assert outcome.code == 2, outcome
     assert complaint in outcome.err
     assert len(outcome.err.splitlines()) == 1, outcome.err
+
+
+def test_a_report_that_cannot_be_written_is_no_pass_and_the_verdict_is_said(
+    smoke: Run, peer: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "report" / "index.html").mkdir(parents=True)
+    with peer("echo") as host:
+        outcome = smoke(host)
+    assert outcome.code == 4, outcome
+    assert "VERDICT  passed" in outcome.out
+    assert outcome.err.splitlines()[-1] == "prefork-loadtest: report 'report': Is a directory; it is not whole"
 
 
 def test_the_environment_gives_options_too(start: Run) -> None:
