@@ -4,6 +4,7 @@
 
 A line of JSON comes, a line of JSON goes; see `remote`. A load test on the host of a container sends this file as text
 to whatever Python is in there, so that it imports nothing of the kit's, and then speaks by standard input and output.
+Where the server is here, the same is done by the same functions: see `control`, `census` and `reach`.
 """
 
 from __future__ import annotations
@@ -18,25 +19,41 @@ import sys
 from pathlib import Path
 
 DEADLINE_S = 2.0
+MOST_BYTES = 1 << 20
 
 
-def ask(path: str) -> str:
-    """Return the line that the server answers when it is asked for its status."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(DEADLINE_S)
-        sock.connect(path)
+def ask(path: str, deadline_s: float = DEADLINE_S) -> str:
+    """Return the line that the server answers when it is asked for its status.
+
+    Raises:
+        OSError: nobody answers there within so many seconds.
+    """
+    with _connected(path, deadline_s) as sock:
         sock.sendall(b'{"command":"status"}\n')
         line = b""
-        while not line.endswith(b"\n") and (piece := sock.recv(65536)):
+        while not line.endswith(b"\n") and len(line) <= MOST_BYTES and (piece := sock.recv(65536)):
             line += piece
     return line.decode("utf-8", "replace")
 
 
-def peer(path: str) -> int:
-    """Return the id that the process that listens there has in this process namespace (unix(7), SO_PEERCRED)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(DEADLINE_S)
+def _connected(path: str, deadline_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(deadline_s)
         sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def peer(path: str) -> int:
+    """Return the id that the process that listens there has in this process namespace (unix(7), SO_PEERCRED).
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    with _connected(path, DEADLINE_S) as sock:
         return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
 
@@ -46,6 +63,12 @@ def stat(pid: int) -> str | None:
         return Path("/proc", str(pid), "stat").read_text("utf-8", "replace")
     except OSError:
         return None
+
+
+def pids() -> list[int]:
+    """Return the ids of all processes that can be seen; none where there is no /proc."""
+    proc = Path("/proc")
+    return [int(each.name) for each in proc.iterdir() if each.name.isdigit()] if proc.is_dir() else []
 
 
 def answer(line: bytes | str) -> bytes:
@@ -68,7 +91,7 @@ def _do(request: dict[str, int | str]) -> object:
         case "stat":
             return stat(int(request["pid"]))
         case "pids":
-            return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+            return pids()
         case "signal":
             os.kill(int(request["pid"]), int(request["number"]))
             return None

@@ -6,15 +6,14 @@ It reads what proc(5) says and signals nobody. Where there is no /proc nothing i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from prefork_loadtest import agent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prefork_loadtest.control import Status
-
-PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +64,11 @@ class Local:
 
     def stat(self, pid: int) -> str | None:
         """What proc(5) says of a process; see `Processes`."""
-        try:
-            return (PROC / str(pid) / "stat").read_text("utf-8", "replace")
-        except OSError:
-            return None
+        return agent.stat(pid)
 
     def pids(self) -> list[int]:
         """The ids of all that can be seen."""
-        return [int(folder.name) for folder in PROC.iterdir() if folder.name.isdigit()] if PROC.is_dir() else []
+        return agent.pids()
 
 
 def look(processes: Processes, pid: int) -> Process | None:

@@ -6,18 +6,16 @@ It trusts nothing: a server that answers something else is a `ControlError` in o
 from __future__ import annotations
 
 import json
-import socket
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from prefork_loadtest import agent
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 DEADLINE_S = 2.0
 SERVING = frozenset({"serving", "full"})
-_MOST_BYTES = 1 << 20
 
 
 class ControlError(Exception):
@@ -82,29 +80,14 @@ def ask(path: Path, deadline_s: float = DEADLINE_S) -> Status:
     Raises:
         ControlError: nobody answers there within `deadline_s` seconds, or not with a status.
     """
-    with connected(path, deadline_s) as sock:
-        sock.sendall(b'{"command":"status"}\n')
-        line = _line(sock)
+    try:
+        line = agent.ask(str(path), deadline_s)
+    except OSError as error:
+        raise ControlError(f"control socket {str(path)!r}: {error.strerror or 'no answer in time'}") from error
     return parse(line, f"control socket {str(path)!r}")
 
 
-@contextmanager
-def connected(path: Path, deadline_s: float = DEADLINE_S) -> Iterator[socket.socket]:
-    """A connection to the control socket at `path`; whatever fails on it is a `ControlError`.
-
-    Raises:
-        ControlError: it could not be made, or broke, or something took longer than `deadline_s` seconds.
-    """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(deadline_s)
-            sock.connect(str(path))
-            yield sock
-    except OSError as error:
-        raise ControlError(f"control socket {str(path)!r}: {error.strerror or 'no answer in time'}") from error
-
-
-def parse(line: bytes | str, place: str) -> Status:
+def parse(line: str, place: str) -> Status:
     """The status that a line says.
 
     Raises:
@@ -114,16 +97,6 @@ def parse(line: bytes | str, place: str) -> Status:
         return _status(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
         raise ControlError(f"{place}: the answer is not a status") from error
-
-
-def _line(sock: socket.socket) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n") and len(line) <= _MOST_BYTES:
-        piece = sock.recv(65536)
-        if not piece:
-            break
-        line += piece
-    return bytes(line)
 
 
 def _status(table: dict[str, Any]) -> Status:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Protocol
 
-from prefork_loadtest import control
+from prefork_loadtest import agent, control
 from prefork_loadtest.census import Local, Processes
 
 if TYPE_CHECKING:
@@ -70,8 +69,10 @@ class Here(Local):
         """
         if not hasattr(socket, "SO_PEERCRED"):
             return
-        with control.connected(self.path) as sock:
-            listener, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            listener = agent.peer(str(self.path))
+        except OSError as error:
+            raise control.ControlError(f"control socket {str(self.path)!r}: {error.strerror}") from error
         if listener != status.pid:
             raise control.ControlError(
                 f"control socket {str(self.path)!r}: the server is pid {status.pid} to itself and pid {listener} here; "

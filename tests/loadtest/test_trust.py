@@ -160,8 +160,7 @@ def test_a_handler_that_raises_is_a_failure_with_a_code_of_its_own(start: Run, t
     assert f"closed instead of an answer; the server counts {failed} errors" in outcome.out
 
 
-@pytest.mark.parametrize("method", ["request", "is_right", "on_start"])
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize(("method", "workers"), [("request", "0"), ("is_right", "1"), ("on_start", "0")])
 def test_a_load_user_that_raises_has_a_code_of_its_own(
     start: Run, peer: Run, tmp_path: Path, method: str, workers: str
 ) -> None:

@@ -179,7 +179,10 @@ class Connection(Link):
                 await self._until_read()
 
     def set_framing(self, framing: Framing) -> None:
-        """Read what comes next, bytes already here included, by another framing; send by it too."""
+        """Read what comes next, bytes already here included, by another framing; send by it too.
+
+        It is for the task that receives: a frame that another task was just woken for is that task's, as it was cut.
+        """
         rest = self._give_back()
         self._encode = framing.encode
         self._decoder = cutter(framing.decoder(), singly=True)
