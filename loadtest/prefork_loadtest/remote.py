@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from abc import abstractmethod
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork_loadtest import control
@@ -38,6 +38,7 @@ class Remote:
     def __init__(self, place: str, path: str) -> None:
         self.place = place
         self.path = path
+        self._turn = threading.Lock()  # one question at a time: a page asks for its table while a fault is watched
 
     @abstractmethod
     def exchange(self, line: bytes) -> bytes:
@@ -89,7 +90,8 @@ class Remote:
             ControlError: it does not answer.
         """
         try:
-            line = self.exchange(json.dumps({"do": what, **how}).encode() + b"\n")
+            with self._turn:
+                line = self.exchange(json.dumps({"do": what, **how}).encode() + b"\n")
         except (OSError, ValueError) as error:
             raise control.ControlError(f"{self.place}: {getattr(error, 'strerror', None) or error}") from error
         try:
@@ -117,9 +119,13 @@ class Beside(Remote):
     def exchange(self, line: bytes) -> bytes:
         """As of `Remote`. An agent that was started anew, with its server, is found again."""
         if self._sock is not None:
-            with suppress(OSError, ValueError):
+            try:
                 return self._converse(self._sock, line)
-            self.close()
+            except TimeoutError:  # it may do it yet: nothing is asked for twice
+                self.close()
+                raise
+            except (OSError, ValueError):
+                self.close()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(DEADLINE_S)

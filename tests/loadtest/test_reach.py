@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,18 @@ def test_an_agent_takes_nonsense_and_a_server_that_is_gone_for_what_they_are(tmp
         with pytest.raises(ControlError, match="not understood"):
             reach.do("signal", pid="one", number=1)
         assert reach.pids()
+
+
+def test_those_who_ask_at_the_same_time_each_get_their_own_answer(tmp_path: Path) -> None:
+    with (
+        Server("echo", "--workers", "1", tmp_path=tmp_path) as server,
+        agent(tmp_path / "agent"),
+        closing(Beside(tmp_path / "agent", server.control)) as reach,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        pids = [os.getpid(), *server.workers().values(), server.process.pid] * 100
+        stats = list(pool.map(reach.stat, pids))
+        assert [str(stat).split()[0] for stat in stats] == [str(pid) for pid in pids]
 
 
 @pytest.mark.parametrize(
