@@ -51,7 +51,8 @@ frontend load
 
 backend servers
     balance leastconn
-    default-server check check-send-proxy inter 500ms fall 2 rise 1 send-proxy-v2
+    option httpchk GET /ready
+    default-server check inter 200ms fall 1 rise 1 send-proxy-v2
     default-server observe layer4 error-limit 1 on-error mark-down
 {servers}
 """
@@ -81,7 +82,7 @@ class Balancer:
     """A context manager around one HAProxy.
 
     Args:
-        servers: their addresses, HOST:PORT, of this machine.
+        servers: their addresses, HOST:PORT, of this machine, and for each the port where it says that it is ready.
         folder: where its configuration goes.
         log: where its log goes.
 
@@ -89,12 +90,14 @@ class Balancer:
         address: where it listens, as a load test takes it.
     """
 
-    def __init__(self, servers: Sequence[str], folder: Path, log: Path) -> None:
-        place = f"127.0.0.1:{_free_port()}"
+    def __init__(self, servers: Sequence[tuple[str, int]], folder: Path, log: Path) -> None:
+        place = f"127.0.0.1:{free_port()}"
         self.address = f"tcp://{place}"
         self._log = log
         self._configuration = folder / "haproxy.cfg"
-        lines = "\n".join(f"    server replica{number} {server}" for number, server in enumerate(servers, 1))
+        lines = "\n".join(
+            f"    server replica{number} {server} port {ready}" for number, (server, ready) in enumerate(servers, 1)
+        )
         self._configuration.write_text(CONFIGURATION.format(address=place, servers=lines), "utf-8")
         self._configuration.chmod(0o644)  # in a container it is read by a user of the image's
         self._container = ""
@@ -157,8 +160,8 @@ class Balancer:
             process.wait()
 
 
-def _free_port() -> int:
-    """A port that was free a moment ago: HAProxy does not tell which one it took for 0."""
+def free_port() -> int:
+    """A port that was free a moment ago, for who does not tell which one it took for 0."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
     return port

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from prefork_loadtest import control, engine
-from prefork_loadtest.balancer import Balancer
+from prefork_loadtest.balancer import Balancer, free_port
 from prefork_loadtest.gates import RUN
 from prefork_loadtest.ledger import ROLLING, STEADY
 from prefork_loadtest.server import OwnServer, StartFailed
@@ -35,6 +35,8 @@ ALONE_S = 1.0
 """Seconds that the others carry the load, after one has ended."""
 BACK_S = 30.0
 """Seconds from the start of a replica until the balancer must have given it a request."""
+STOP_DELAY_S = 1.0
+"""Seconds that a replica serves on after it has said that it is not ready any more: several checks of the balancer."""
 POLL_S = 0.1
 
 
@@ -51,6 +53,7 @@ class Replica:
         self._lives = 0
         self._server: OwnServer | None = None
         self.place = "127.0.0.1:0"
+        self.ready_port = free_port()
 
     def start(self) -> None:
         """Start it, at the address that it had before.
@@ -60,7 +63,9 @@ class Replica:
         """
         self._lives += 1
         log = self._log.with_name(f"{self._log.stem}-{self.name}-{self._lives}{self._log.suffix}")
-        server = OwnServer((*self._serve, "--bind", self.place), self._control, log)
+        # Told to stop it says "not ready" first: what the balancer sends to a port that closes would be lost.
+        ready = ("--metrics", f"127.0.0.1:{self.ready_port}", "--stop-delay", f"{STOP_DELAY_S:g}")
+        server = OwnServer((*self._serve, *ready, "--bind", self.place), self._control, log)
         server.__enter__()
         self._server, self.place = server, server.address.removeprefix("tcp://")
 
@@ -188,9 +193,10 @@ def run(plan: Plan, log: Path, say: Callable[[str], None]) -> Record:
         for replica in replicas:
             stack.callback(replica.stop)
             replica.start()
-        places = [replica.place for replica in replicas]
+        places = [(replica.place, replica.ready_port) for replica in replicas]
         balancer = stack.enter_context(Balancer(places, folder, log.with_name(f"haproxy{log.suffix}")))
-        say(f"HAProxy at {balancer.address} before {' and '.join(places)}; their logs are beside {log}")
+        before = " and ".join(place for place, _ in places)
+        say(f"HAProxy at {balancer.address} before {before}; their logs are beside {log}")
         whole = replace(plan, host=balancer.address)
         record = engine.run(whole, say, lambda enter, mark: Restarts(replicas, enter, mark))
     end = record.faults.setdefault(RUN, {})
