@@ -136,8 +136,8 @@ def open_all(
 
 def _inherit(one: Heirloom, backlog: int) -> Listener:
     sock = socket.socket(fileno=one.fd)
-    sock.setblocking(False)
     sock.listen(backlog)  # listen(2) again only sets the queue's length
+    _prepare(sock)
     return Listener(sock, backlog, one.bind, one.path, owned=False)
 
 
@@ -179,7 +179,7 @@ def _open_tcp(address: Address, backlog: int, *, reuse_port: bool, option: str) 
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
             sock.bind((host, port))  # step 3: bind
             sock.listen(backlog)  # step 4: listen
-            sock.setblocking(False)
+            _prepare(sock)
             port = port or sock.getsockname()[1]  # one name with several addresses gets one port
     except OSError as error:
         for sock in made:
@@ -218,7 +218,7 @@ def _open_unix(address: Address, backlog: int) -> Listener:
         _remove_stale(path)
         sock.bind(path)
         sock.listen(backlog)
-        sock.setblocking(False)
+        _prepare(sock)
         return Listener(sock, backlog, str(address), path)
     except OSError as error:
         sock.close()
@@ -253,8 +253,17 @@ def _adopt(fd: int, backlog: int, bind: str) -> Listener:
         raise AddressError(f"--bind fd://{fd}: the descriptor is not a listening stream socket")
     fcntl.fcntl(fd, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
     os.close(fd)
-    sock.setblocking(False)
+    _prepare(sock)
     return Listener(sock, backlog, bind)
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Set what holds for every listener, and for what is accepted of it, whoever made it."""
+    sock.setblocking(False)
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        # What accept(2) returns has it of the listener. Without it (tcp(7)) the second of two small answers waits until
+        # the peer has acknowledged the first, which it puts off for 40 ms in the hope of something to send along.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _explain(address: Address, port: int | None, error: OSError, option: str = "--bind") -> str:

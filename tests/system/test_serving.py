@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -458,6 +459,66 @@ def test_lifespan_surrounds_each_worker(
         assert exchange(server.address, b"?\n") == b"up\r\n"
         assert server.stop() == 0
         assert server.log().count("down") == 2
+
+
+def test_connection_knows_both_its_addresses_or_that_it_is_gone(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    service = module(f"""
+        from pathlib import Path
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            async for line in conn:
+                if line == b"WHERE":
+                    await conn.send(f"{{conn.peer}} {{conn.local}}".encode())
+            Path({str(told)!r}).write_text(f"{{conn.peer}} {{conn.local}}")
+    """)
+    with start(service, "--workers", "1", "--bind", "[::1]:0", "--bind", "127.0.0.1:0") as server:
+        for listener in server.status()["listeners"]:
+            host, _, port = listener["address"].rpartition(":")
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as sock:
+                sock.sendall(b"WHERE\r\n")
+                peer = f"{host}:{sock.getsockname()[1]}"
+                assert sock.makefile("rb").readline() == f"{peer} {host}:{port}\r\n".encode()
+        until(told.exists, what="the handlers have ended")
+        told.unlink()
+        with server.connect() as sock:  # reset before the handler has asked
+            sock.sendall(b"HELLO\r\n")
+            peer = "{}:{}".format(*sock.getsockname()[:2]).replace("::1", "[::1]")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(lambda: told.exists() and told.read_text() == f"{peer} gone", what="the handler is told that it is gone")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_second_of_two_small_answers_does_not_wait_for_the_first_to_be_acknowledged(
+    start: Callable[..., Server], module: Callable[..., str], model: str
+) -> None:
+    """With Nagle's algorithm it would, and a peer that has nothing to say acknowledges after 40 ms only."""
+    service = module(f"""
+        import socket
+        from prefork import BlockingConnection, Connection, Lines, conversation
+
+        def is_set(sock) -> bytes:
+            return b"%d" % sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+        @conversation(Lines())
+        def blocking(conn: BlockingConnection) -> None:
+            for _ in conn:
+                conn.send(is_set(conn._socket))
+
+        @conversation(Lines())
+        async def waiting(conn: Connection) -> None:
+            async for _ in conn:
+                await conn.send(is_set(conn._transport.get_extra_info("socket")))
+
+        service = waiting if {model!r} == "async" else blocking
+    """)
+    with start(service, "--workers", "1", "--model", model) as server, server.connect() as sock:
+        sock.sendall(b"?\r\n")
+        assert sock.makefile("rb").readline() == b"1\r\n"
 
 
 def test_several_addresses_are_served_at_once(start: Callable[..., Server], tmp_path: Path) -> None:

@@ -114,9 +114,13 @@ class Connection(Link):
 
     @property
     def local(self) -> str:
-        """The address the peer connected to."""
-        proxied = self.proxied
-        return _name(self._transport.get_extra_info("sockname") if proxied is None else proxied.destination)
+        """The address the peer connected to; `gone` if it is first asked for when the connection is."""
+        if (proxied := self.proxied) is not None:
+            return _name(proxied.destination)
+        try:
+            return _name(self._transport.get_extra_info("sockname"))
+        except (AttributeError, OSError, ValueError):  # what uvloop raises where the socket is closed
+            return "gone"
 
     @property
     def state(self) -> str:

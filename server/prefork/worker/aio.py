@@ -94,6 +94,8 @@ async def _serve(post: Post, service: Service) -> None:
     async with _lifespan(service):
         hub = Hub(post.settings, service.framing, post.row, loop, post.plan.tls)
         worker = _Worker(post, hub, _link_factory(hub, service, post.settings.threads))
+        if service.kind in {"protocol", "streams"}:  # the service's own code asks its transports for their addresses
+            worker.know_addresses()
         worker.start()
         await worker.ear.told.wait()
         post.phase(Phase.DRAINING)
@@ -169,7 +171,7 @@ class _Worker:
         self._loop = hub.loop
         self._factory = factory
         on_uvloop = any(kind.__module__.startswith("uvloop") for kind in type(hub.loop).__mro__)
-        self._accepted = {one.socket: _Accepted(one.socket.family) for one in post.listeners} if on_uvloop else {}
+        self._accepted = {one.socket: _Accepted() for one in post.listeners} if on_uvloop else {}
         self._acceptor = Acceptor(post, self._loop, self._take, self._settle)
         hub.released = self._acceptor.released
         self._arrivals: Arrivals | None = None
@@ -198,6 +200,11 @@ class _Worker:
         self._hub.released = released
         self._arrivals = Arrivals(self._loop, admission, self._let_in, turned_away)
         acceptor.take = self._arrivals.come
+
+    def know_addresses(self) -> None:
+        """Let the transport of each connection know both its addresses, which costs two system calls."""
+        for listener, accepted in self._accepted.items():
+            accepted.family = int(listener.family)
 
     def start(self) -> None:
         """Hear orders, beat, accept; say so from inside the loop."""
@@ -337,10 +344,12 @@ class _Accepted:
     """
 
     __slots__ = ("family", "fd")
-    type = socket.SOCK_STREAM
+    type = int(socket.SOCK_STREAM)
 
-    def __init__(self, family: int) -> None:
-        self.family = family  # of a socket object it is looked up in an enumeration each time
+    def __init__(self) -> None:
+        # for TCP it asks the kernel for both addresses and sets TCP_NODELAY, which the listener has given it already;
+        # in all else its two kinds of transport are one
+        self.family = int(socket.AF_UNIX)
         self.fd = -1
 
     def fileno(self) -> int:
