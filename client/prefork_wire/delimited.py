@@ -108,15 +108,25 @@ class DelimitedDecoder(_SplitBuffer):
 class LineDecoder(_SplitBuffer):
     """Cuts a byte stream at each LF and drops one CR before it."""
 
-    __slots__ = ()
+    __slots__ = ("_alone",)
+
+    def __init__(self, max_length: int) -> None:
+        """Begin empty, for lines of at most `max_length` bytes without what ends them."""
+        _SplitBuffer.__init__(self, max_length)
+        self._alone = True  # the last line came alone, as those do of a peer that waits for each answer
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add bytes and return the whole lines; see `prefork_wire.framing.cut_one_by_one`."""
         if self.buffered or self._failure is not None or len(data) > self._max_length:
             self.feed(data)
             return self._cut_held()
+        if self._alone:
+            line, end, rest = data.partition(b"\r\n")
+            if end and not rest and _LF not in line:
+                return [line]
         lines = data.split(b"\r\n", MOST - 1)
         rest = lines.pop()
+        self._alone = len(lines) == 1
         if data.count(b"\n") != len(lines):  # a line ends with LF alone, or there are more than MOST
             self.feed(data)
             return self._cut_held()

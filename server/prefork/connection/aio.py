@@ -11,13 +11,13 @@ import sys
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from prefork.connection.dialogue import Dialogue
 from prefork.connection.edge import (
     CUT_SHORT,
     DRAINS,
     NO_HANDSHAKE,
     PEER_CLOSED,
     RECEIVE_SIZE,
-    RETURNED,
     TLS_CLOSE,
     ConnectionEnded,
     Wait,
@@ -25,14 +25,15 @@ from prefork.connection.edge import (
 )
 from prefork.connection.edge import peer_name as _name
 from prefork.connection.hello import HANDSHAKE
-from prefork.connection.link import Hub, Link
+from prefork.connection.link import Link
 from prefork.connection.tls import Tls, describe, report
 from prefork.scoreboard import Field
 from prefork_wire import FrameError, cut_one_by_one, cutter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 
+    from prefork.connection.link import Hub
     from prefork_wire import Decoder, Framing
 
 # looked up on every request: an enumeration's own attributes are slower than a global
@@ -62,7 +63,7 @@ def keep_no_list() -> None:
     sys.set_asyncgen_hooks(begun, last)
 
 
-class Connection(Link):
+class Connection(Dialogue):
     """A dialogue with one peer, as an `async def` handler sees it.
 
     `async for frame in conn` takes frames until the peer closes; `await conn.send(payload)` frames and sends. What is
@@ -74,19 +75,15 @@ class Connection(Link):
         "_encode",
         "_fault",
         "_frames",
-        "_handler",
         "_out",
         "_paused",
-        "_task",
         "_uncounted",
         "_unsent",
-        "_waiter",
         "_writable",
     )
 
     def __init__(self, hub: Hub, handler: Callable[[Connection], Coroutine[Any, Any, None]], address: object) -> None:
-        Link.__init__(self, hub, address)
-        self._handler = handler
+        Dialogue.__init__(self, hub, handler, address)
         self._encode = hub.encode
         self._frames: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
         self._ahead: tuple[bytes, int] | None = None  # the bytes that they were cut from, and how many they were
@@ -95,9 +92,7 @@ class Connection(Link):
         self._out: list[bytes] | tuple[()] = ()  # a list while there is something: an idle connection has none
         self._unsent = 0  # bytes in `_out`, or sent right away since the last wait
         self._paused = False
-        self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None  # unset when the write buffer has room
-        self._task: asyncio.Task[None] | None = None
 
     # What a handler calls. -------------------------------------------------------------------------------------------
 
@@ -191,9 +186,8 @@ class Connection(Link):
         self._encode = framing.encode
         self._decoder = cutter(framing.decoder(), singly=True)
         self._decoder.feed(rest)
-        if rest and self._waiter is not None and not self._waiter.done():  # another task waits: these may be a frame
-            waiter, self._waiter = self._waiter, None
-            waiter.set_result(None)
+        if rest:  # another task may wait, for what may be a frame now
+            self._tell()
 
     async def start_tls(self) -> None:
         """Speak TLS from here on; what has been sent before leaves in plain text first.
@@ -253,11 +247,6 @@ class Connection(Link):
 
     # What the event loop calls. --------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the handler."""
-        Link.connection_made(self, transport)
-        self._task = self._hub.start(self._converse())
-
     def data_received(self, data: bytes) -> None:
         """Give a waiting handler its frame, or keep the bytes, up to a bound."""
         hub = self._hub
@@ -276,8 +265,7 @@ class Connection(Link):
                 self._pause_reading()
             return
         if self._cut(data) or self._fault is not None:
-            self._waiter = None
-            waiter.set_result(None)
+            self._go_on()
         elif self.wait is not _FRAME and self._writable is None:
             self.wait, self.since = _FRAME, hub.now
 
@@ -286,7 +274,7 @@ class Connection(Link):
         self._peer_ended = True
         if self.wait is _CLOSE:
             self._transport.close()
-        elif self._waiter is not None and not self._waiter.done():
+        elif self._is_waited_for():
             self._wake(CUT_SHORT if self._decoder.buffered else PEER_CLOSED)
         elif not self._over and not self._holds():
             self._wake(PEER_CLOSED)
@@ -312,7 +300,7 @@ class Connection(Link):
         self._writable = self._hub.loop.create_future()
         if self.wait is not Wait.CLOSE:
             self._wait_for_reader()
-            if self._waiter is None or self._waiter.done():
+            if not self._is_waited_for():
                 self._pause_reading()
 
     def resume_writing(self) -> None:
@@ -337,7 +325,7 @@ class Connection(Link):
 
     def expire(self) -> None:
         """Close a connection whose peer is too slow; where nobody waits for the peer, it is the handler's turn."""
-        if self.wait < Wait.READER and (self._waiter is None or self._waiter.done()):
+        if self.wait < Wait.READER and not self._is_waited_for():
             self.wait = _HANDLER
         else:
             super().expire()
@@ -345,12 +333,6 @@ class Connection(Link):
     def end(self, reason: str) -> None:
         """Tell the handler that no frame will come; it finishes, and the connection with it."""
         self._wake(reason)
-
-    def cancel(self) -> None:
-        """Cancel the handler and drop the connection: the drain timeout has come."""
-        if self._task is not None:
-            self._task.cancel()
-        super().cancel()
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
@@ -370,15 +352,15 @@ class Connection(Link):
 
     def _hand_out_no_more(self, reason: str) -> None:
         self._over = self._over or reason
-        self._uncounted -= length_hint(self._frames)  # nobody has been given these
-        for _ in self._frames:  # the handler may be iterating over it at this moment
-            pass
+        if self._frames is not _NONE:
+            self._uncounted -= length_hint(self._frames)  # nobody has been given these
+            for _ in self._frames:  # the handler may be iterating over it at this moment
+                pass
 
     def _wake(self, reason: str) -> None:
         self._hand_out_no_more(reason)
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self._waiter is not None:
+            self._tell()
 
     def _cut(self, data: bytes = b"") -> bool:
         """Make frames of the bytes that are here and of `data`, which has just come; False where there is none."""
@@ -430,14 +412,12 @@ class Connection(Link):
             decoder.take()
         return decoder
 
-    def _begin_to_wait(self) -> asyncio.Future[None] | None:  # noqa: C901 - on every wait: a further call is dear
+    def _begin_to_wait(self) -> Awaitable[None] | None:  # noqa: C901 - on every wait: a further call is dear
         """Return what ends when there is something new; None where nothing will come now or then: `_over` says why."""
         hub = self._hub
         if self._uncounted:
             self._cells[_REQUESTS] += self._uncounted
             self._uncounted = 0
-        if self._out:
-            self.flush()
         held = self._decoder.buffered
         if self._over:
             return None
@@ -451,7 +431,9 @@ class Connection(Link):
         if hub.closing and not held and self.wait is not _FIRST_BYTE:
             self._over = DRAINS
             return None
-        self._frames, self._ahead, self._unsent = _NONE, None, 0
+        self._frames, self._ahead = _NONE, None
+        if not self._out:  # else the hub is about to send that, behind what others have
+            self._unsent = 0
         if self._paused:
             self._resume_reading()
         if self._waiter is not None and not self._waiter.done():
@@ -461,8 +443,7 @@ class Connection(Link):
             self.wait, self.since = _FRAME if held else _NEXT, hub.now
         elif self.wait is _FIRST_BYTE and self._waiter is None:  # what the handler did before is not the peer's delay
             self.since = hub.now
-        self._waiter = hub.loop.create_future()
-        return self._waiter
+        return self._news()
 
     def flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken; for the hub and here."""
@@ -481,16 +462,3 @@ class Connection(Link):
         self._failed(error)
         self._wake("what was sent is no payload")
         self._finish()
-
-    async def _converse(self) -> None:
-        """Run the handler, and close in order what it leaves open: it returned, raised, or was cancelled."""
-        try:
-            await self._handler(self)
-        except ConnectionEnded:  # a handler may let an end pass: no failure
-            pass
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - it ends this connection alone
-            self._failed(error)
-        finally:
-            self.flush()
-            self._wake(RETURNED)
-            self._finish()

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from prefork.service import Service
     from prefork_wire import Framing
 
+# looked up on every request: an enumeration's own attributes are slower than a global
+_FIRST_BYTE, _FRAME, _NEXT, _READER = Wait.FIRST_BYTE, Wait.FRAME, Wait.NEXT, Wait.READER
+_CONNECTIONS: Final = int(Field.CONNECTIONS)
+_ERRORS: Final = int(Field.ERRORS)
+_REQUESTS: Final = int(Field.REQUESTS)
+_BYTES_IN: Final = int(Field.BYTES_IN)
+_BYTES_OUT: Final = int(Field.BYTES_OUT)
+
 _ids = itertools.count(1)
 
 BEAT: Final = 1.0
@@ -190,7 +198,7 @@ class BlockingConnection:
             sock.shutdown(socket.SHUT_WR)
             while time.monotonic() < deadline and self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
                 pass
-        self._cells[Field.CONNECTIONS] -= 1
+        self._cells[_CONNECTIONS] -= 1
         journal.closed(self._cells, self.id, self.peer, self._over)
 
     # Inside. ---------------------------------------------------------------------------------------------------------
@@ -209,7 +217,7 @@ class BlockingConnection:
             if not self._until_done(secure, secure.shake_hands, time.monotonic() + terms.handshake_timeout):
                 raise TimeoutError
         except OSError as error:
-            self._cells[Field.ERRORS] += bool(report(error, self.peer))
+            self._cells[_ERRORS] += bool(report(error, self.peer))
             self._over = edge.NO_HANDSHAKE
             raise ConnectionEnded(self._over) from error
 
@@ -271,24 +279,24 @@ class BlockingConnection:
             self._over = str(error)
             if self._spoke_tls:  # that says why already
                 return None
-            self._cells[Field.ERRORS] += 1
+            self._cells[_ERRORS] += 1
             journal.refused_a_frame(error, self.peer, self.id)
             return None
         if frame is not None:
-            self._cells[Field.REQUESTS] += 1
+            self._cells[_REQUESTS] += 1
         return frame
 
     def _next(self) -> bytes | None:
         if self._wakes.closing and not self._first and not self._decoder.buffered:
             self._over = edge.DRAINS
-        wait = Wait.FRAME if self._decoder.buffered else Wait.FIRST_BYTE if self._first else Wait.NEXT
+        wait = _FRAME if self._decoder.buffered else _FIRST_BYTE if self._first else _NEXT
         since = time.monotonic()
         while not self._over:
             frame = self._pop()
             if frame is not None or self._over:
                 return frame
-            if self._decoder.buffered and wait is not Wait.FRAME:
-                wait, since = Wait.FRAME, time.monotonic()
+            if self._decoder.buffered and wait is not _FRAME:
+                wait, since = _FRAME, time.monotonic()
             data = self._receive(wait, since)
             if not data:
                 closed = edge.CUT_SHORT if self._decoder.buffered else edge.PEER_CLOSED
@@ -296,20 +304,20 @@ class BlockingConnection:
                 return None
             if self._first and self._secure is None and hello.is_hello(data):
                 self._spoke_tls = True
-                self._cells[Field.ERRORS] += 1
+                self._cells[_ERRORS] += 1
                 hello.report(self.peer, starttls=self._terms is not None)
             self._first = False
-            self._cells[Field.BYTES_IN] += len(data)
+            self._cells[_BYTES_IN] += len(data)
             self._decoder.feed(data)
         return None
 
     def _receive(self, wait: Wait, since: float) -> bytes:
         """Return the next bytes, or b"" at the end, with the reason in `_over`."""
         deadline = since + self._limits[wait]
-        idle = wait is not Wait.FRAME
+        idle = wait is not _FRAME
         try:
             while True:
-                quiet = time.monotonic() + (edge.FIRST_QUIET if wait is Wait.FIRST_BYTE else QUIET)
+                quiet = time.monotonic() + (edge.FIRST_QUIET if wait is _FIRST_BYTE else QUIET)
                 drained = idle and self.draining
                 here = self._secure is not None and self._secure.pending() > 0
                 if here or self._poll(select.POLLIN, min(deadline, quiet) if drained else deadline, wake=idle):
@@ -332,17 +340,17 @@ class BlockingConnection:
     def _send(self, data: bytes) -> None:
         if self._socket.fileno() < 0:
             raise ConnectionEnded(self._over)
-        self._cells[Field.BYTES_OUT] += len(data)
+        self._cells[_BYTES_OUT] += len(data)
         view = memoryview(data)
-        deadline = time.monotonic() + self._limits[Wait.READER]
+        deadline = time.monotonic() + self._limits[_READER]
         try:
             while view:
                 try:
                     view = view[self._socket.send(view) :]
-                    deadline = time.monotonic() + self._limits[Wait.READER]
+                    deadline = time.monotonic() + self._limits[_READER]
                 except BlockingIOError:
                     if not self._poll(select.POLLOUT, deadline):
-                        self._over = SLOW_AT[Wait.READER]
+                        self._over = SLOW_AT[_READER]
                         LOGGER.debug("connection %d from %s %s", self.id, self.peer, self._over)
                         raise ConnectionEnded(self._over) from None
         except OSError as error:
@@ -390,8 +398,8 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     try:
         conn = BlockingConnection(sock, service.framing, limits, row, wakes, terms, source)
     except Exception as error:  # noqa: BLE001 - a framing of the service's own
-        row.cells[Field.ERRORS] += 1
-        row.cells[Field.CONNECTIONS] -= 1
+        row.cells[_ERRORS] += 1
+        row.cells[_CONNECTIONS] -= 1
         journal.handler_failed(error, edge.take_peer(sock) if source is None else source.name)
         sock.close()
         return
@@ -404,7 +412,7 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     except ConnectionEnded:
         pass
     except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
-        row.cells[Field.ERRORS] += 1
+        row.cells[_ERRORS] += 1
         conn._over = edge.failure(error)  # noqa: SLF001 - the same file
         journal.handler_failed(error, conn.peer, conn.id)
     else:

@@ -40,6 +40,10 @@ _CONNECTIONS: Final = int(Field.CONNECTIONS)
 _ERRORS: Final = int(Field.ERRORS)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
+# looked up for every connection: an enumeration's own attributes are slower than a global
+_CLOSE: Final = Wait.CLOSE
+_FIRST_BYTE: Final = Wait.FIRST_BYTE
+
 _ids = itertools.count(1)
 
 _NOT_COUNTED: Final = 1 << 62
@@ -72,6 +76,7 @@ class Hub:
         self.encode_all = all_encoder(framing)
         self.cells = row.cells
         self.loop = loop
+        self.plain_tasks = loop.get_task_factory() is None  # and not what somebody makes of them
         self.start = _starter(loop)  # makes a task of a dialogue
         self.limits = edge.limits(settings)
         self.write_limit = settings.max_write_buffer
@@ -160,7 +165,7 @@ class Link(asyncio.Protocol):
         self._secure = hub.secure
         self._unread = _NOT_COUNTED  # bytes that the peer had not had when it was last seen to read
         self.limits = hub.limits
-        self.wait = Wait.FIRST_BYTE
+        self.wait: Wait = _FIRST_BYTE
         self.since = hub.now
         self.id = next(_ids)
 
@@ -326,9 +331,9 @@ class Link(asyncio.Protocol):
 
     def _finish(self) -> None:
         """Send what is left, half-close, and read on until the peer closes: its last bytes must not become a reset."""
-        if self.wait is Wait.CLOSE:
+        if self.wait is _CLOSE:
             return
-        self.wait, self.since = Wait.CLOSE, self._hub.now
+        self.wait, self.since = _CLOSE, self._hub.now
         self._unread = _NOT_COUNTED
         if self._peer_ended or self._transport.is_closing():
             self._transport.close()

@@ -223,10 +223,10 @@ class Acceptor:
                 self._failed(error)
                 break
             taken += 1
-            cells[_ACCEPTED] += 1
             cells[_CONNECTIONS] += 1
             self.take(fd, listener, address)
         if taken:
+            cells[_ACCEPTED] += taken
             self.last = time.monotonic()
             self._settle()
         # a try that finds nothing is dear: behind a single one, only every PROBE-th wake-up tries for a second

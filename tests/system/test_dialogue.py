@@ -1,0 +1,267 @@
+"""A handler that goes on where its frame comes: what asyncio promises to a coroutine in a task still holds there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.server import Server
+
+SERVICE = """
+    import asyncio
+    import asyncio.futures
+    import contextvars
+    import sys
+
+    from prefork import Connection, Lines, conversation
+
+    number = contextvars.ContextVar("number", default=0)
+
+
+    class BadYield:
+        def __await__(self):
+            yield 5
+
+
+    async def task(conn, first):
+        here = asyncio.current_task()
+        return str(here is first and here in asyncio.all_tasks())
+
+
+    async def sleep(conn, first):
+        await asyncio.sleep(0.01)
+        return await task(conn, first)
+
+
+    async def give_way(conn, first):
+        await asyncio.sleep(0)
+        return await task(conn, first)
+
+
+    async def count(conn, first):
+        number.set(number.get() + 1)
+        mine = number.get()
+        await asyncio.sleep(0.001 if mine % 2 else 0)
+        async def other():
+            number.set(100)
+        await asyncio.create_task(other())
+        return f"{mine} {number.get()}"
+
+
+    async def timeout(conn, first):
+        try:
+            async with asyncio.timeout(0.02):
+                return "early: " + (await conn.receive()).decode()
+        except TimeoutError:
+            return f"late {first.cancelling()}"
+
+
+    async def wait_for(conn, first):
+        try:
+            return "early: " + (await asyncio.wait_for(conn.receive(), 0.02)).decode()
+        except TimeoutError:
+            return "late"
+
+
+    async def cancel_itself(conn, first):
+        first.cancel()
+        try:
+            await conn.receive()
+        except asyncio.CancelledError:
+            return f"cancelled {first.uncancel()}"
+        return "not cancelled"
+
+
+    async def cancel_itself_and_another(conn, first):
+        other = asyncio.create_task(asyncio.sleep(60))
+        first.cancel()
+        try:
+            await other
+        except asyncio.CancelledError:
+            first.uncancel()
+            await asyncio.sleep(0.001)
+            return f"cancelled {other.cancelled()}"
+        return "not cancelled"
+
+
+    async def be_cancelled(conn, first):
+        other = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_later(0.01, first.cancel)
+        try:
+            await other
+        except asyncio.CancelledError:
+            return f"cancelled {first.uncancel()} {other.cancelled()}"
+        return "not cancelled"
+
+
+    async def another_receives(conn, first):
+        return (await asyncio.create_task(conn.receive())).decode()
+
+
+    async def eager(conn, first):
+        reading = asyncio.Task(conn.receive(), loop=asyncio.get_running_loop(), eager_start=True)
+        await asyncio.sleep(0.001)
+        reading.cancel()
+        await asyncio.sleep(0.001)
+        return f"{reading.cancelled()} {first.cancelling()} " + (await conn.receive()).decode()
+
+
+    async def future_in_python(conn, first):
+        future = asyncio.futures._PyFuture(loop=asyncio.get_running_loop())
+        asyncio.get_running_loop().call_later(0.01, future.set_result, "done")
+        return await future
+
+
+    async def bad_yield(conn, first):
+        try:
+            await BadYield()
+        except RuntimeError as error:
+            return str(error)
+
+
+    async def group(conn, first):
+        async with asyncio.TaskGroup() as tasks:
+            made = [tasks.create_task(asyncio.sleep(0.001 * n, n)) for n in range(3)]
+        return str([one.result() for one in made])
+
+
+    async def send_much(conn, first):
+        for n in range(2000):
+            await conn.send(b"%d" % n)
+        return "sent"
+
+
+    async def fail(conn, first):
+        raise ValueError("on purpose")
+
+
+    async def fail_later(conn, first):
+        await asyncio.sleep(0.001)
+        raise ValueError("on purpose")
+
+
+    async def end_cancelled(conn, first):
+        raise asyncio.CancelledError
+
+
+    async def leave(conn, first):
+        sys.exit(3)
+
+
+    async def close(conn, first):
+        await conn.close()
+        return "closed"
+
+
+    @conversation(Lines())
+    async def service(conn: Connection) -> None:
+        first = asyncio.current_task()
+        async for line in conn:
+            if line == b"QUIT":
+                return
+            await conn.send((await globals()[line.decode()](conn, first)).encode())
+"""
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def talk(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, request: pytest.FixtureRequest
+) -> Server:
+    """A server, not started yet, of one worker with this event loop."""
+    (tmp_path / "without").mkdir()
+    if request.param == "asyncio":
+        (tmp_path / "without" / "uvloop.py").write_text("raise ImportError('not installed')", "utf-8")
+    return start(module(SERVICE), "--workers", "1", PYTHONPATH=str(tmp_path / "without"))
+
+
+ANSWERED = {
+    "task": "True",
+    "sleep": "True",
+    "give_way": "True",
+    "timeout": "late 0",
+    "wait_for": "late",
+    "cancel_itself": "cancelled 0",
+    "cancel_itself_and_another": "cancelled True",
+    "be_cancelled": "cancelled 0 True",
+    "future_in_python": "done",
+    "bad_yield": "Task got bad yield: 5",
+    "group": "[0, 1, 2]",
+}
+
+
+def test_whatever_a_handler_waits_for_it_goes_on(talk: Server) -> None:
+    with talk as server, server.connect() as sock:
+        replies = sock.makefile("rb")
+
+        def ask(line: str) -> str:
+            sock.sendall(line.encode() + b"\r\n")
+            return replies.readline().decode().rstrip()
+
+        for _ in range(3):  # the first frame of a connection, the second and the others each come their own way
+            for command, answer in ANSWERED.items():
+                assert (command, ask(command)) == (command, answer)
+        for n in range(1, 6):
+            assert ask("count") == f"{n} {n}"
+        for command in ("another_receives", "timeout", "wait_for"):  # what the helper waits for comes in time
+            sock.sendall(command.encode() + b"\r\nnews\r\n")
+            assert replies.readline().decode().rstrip().removeprefix("early: ") == "news"
+        assert ask("task") == "True"
+        sock.sendall(b"send_much\r\ntask\r\n")
+        assert [replies.readline() for _ in range(2000)] == [b"%d\r\n" % n for n in range(2000)]
+        assert [replies.readline() for _ in range(2)] == [b"sent\r\n", b"True\r\n"]
+        assert "Traceback" not in server.log()
+
+
+def test_pipelined_commands_are_answered_in_order_whatever_each_waits_for(talk: Server) -> None:
+    with talk as server, server.connect() as sock:
+        commands = [name for name in ANSWERED if name not in {"timeout", "wait_for", "cancel_itself"}] * 5
+        sock.sendall(b"task\r\n")
+        replies = sock.makefile("rb")
+        assert replies.readline() == b"True\r\n"
+        sock.sendall("".join(f"{name}\r\n" for name in commands).encode())
+        assert [replies.readline().decode().rstrip() for _ in commands] == [ANSWERED[name] for name in commands]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+def test_task_that_begins_at_once_waits_by_itself(talk: Server) -> None:
+    with talk as server, server.connect() as sock:
+        replies = sock.makefile("rb")
+        for _ in range(4):
+            sock.sendall(b"task\r\n")
+            assert replies.readline() == b"True\r\n"
+            sock.sendall(b"eager\r\n")
+            until(lambda: server.status()["totals"]["requests"] > 0, what="it is at work")
+            sock.sendall(b"news\r\n")
+            assert replies.readline() == b"True 0 news\r\n"
+
+
+ENDS = {"QUIT": 0, "fail": 1, "fail_later": 1, "end_cancelled": 0, "leave": 1, "close": 0}
+"""How a handler ends, and whether that is an error."""
+
+
+def test_dialogue_ends_in_order_wherever_its_handler_is(talk: Server) -> None:
+    with talk as server:
+        errors = 0
+        for before in (0, 1, 5):
+            for command, failed in ENDS.items():
+                with server.connect() as sock, sock.makefile("rb") as replies:
+                    for _ in range(before):
+                        sock.sendall(b"task\r\n")
+                        assert replies.readline() == b"True\r\n"
+                    sock.sendall(f"task\r\n{command}\r\n".encode())
+                    assert (command, replies.read()) == (command, b"True\r\n")  # an end of file, no reset
+                errors += failed
+                until(lambda: server.status()["totals"]["connections"] == 0, what="nothing is left of it")
+                assert (command, server.status()["totals"]["errors"]) == (command, errors)
+        assert server.stop() == 0
+        assert len(re.findall("Traceback", server.log())) == errors
+        assert "never retrieved" not in server.log()
