@@ -54,6 +54,7 @@ def _cost(run: Run, found: Results) -> None:
 
 def _preforked(run: Run, found: Results) -> None:
     found["preforked"] = cost.preforked(run)
+    found["one_each"] = cost.one_each(run)
 
 
 def _memory(run: Run, found: Results) -> None:
@@ -81,7 +82,7 @@ def _chapter(run: Run, found: Results) -> None:
 
 PARTS: Final[dict[str, tuple[Callable[[Run, Results], None], Callable[[Plan, int], float]]]] = {
     "cost": (_cost, lambda plan, peers: cost.expected_s(peers + OURS, len(FORMS), plan.rounds, plan)),
-    "preforked": (_preforked, lambda plan, peers: cost.expected_s(peers, len(FORMS), plan.other_rounds, plan)),
+    "preforked": (_preforked, lambda plan, peers: cost.expected_s(peers + 2, len(FORMS), plan.other_rounds, plan)),
     "memory": (_memory, lambda plan, peers: memory.expected_s(plan, peers + OURS + 1)),
     "growth": (_growth, lambda plan, _: growth.expected_s(plan)),
     "echo": (_echo, lambda plan, _: cost.expected_s(len(ECHOES), len(FORMS), plan.other_rounds, plan)),

@@ -32,7 +32,7 @@ OVERHEAD_S: Final = 0.08
 """What a measure takes beside its time under load."""
 
 FORMS_PREFORKED: Final = {name: load.by(PREFORKED) if load.keep else load for name, load in FORMS.items()}
-"""With as many connections as processes where they stay open: some serve no more at once."""
+"""With as many connections as processes where they stay open: those that serve one at a time serve no more at once."""
 
 FORMS_ACCEPT: Final = {"one after the other": Load(1, keep=False), "50 at once": Load(keep=False)}
 FORMS_ECHO: Final = {name: Load(load.connections, load.pipeline, load.keep, echo=True) for name, load in FORMS.items()}
@@ -190,9 +190,15 @@ def costs(run: Run) -> Table:
 
 
 def preforked(run: Run) -> Table:
-    """Return the table of everybody that can be preforked, with the same number of processes."""
-    servers = [REPLY, CONVERSATION, *(server for server in run.peers if not server.not_preforked)]
-    return Comparison(run, "preforked", LIMIT, servers).table(FORMS_PREFORKED, run.plan.other_rounds, PREFORKED)
+    """Return the table of those that can be preforked and serve many at once, with the same number of processes."""
+    servers = [REPLY, CONVERSATION, *(one for one in run.peers if not one.not_preforked and not one.one_each)]
+    return Comparison(run, "preforked", LIMIT, servers).table(FORMS, run.plan.other_rounds, PREFORKED)
+
+
+def one_each(run: Run) -> Table:
+    """Return the table of those that can be preforked and serve one connection in each process, beside ours."""
+    servers = [REPLY, CONVERSATION, *(one for one in run.peers if not one.not_preforked and one.one_each)]
+    return Comparison(run, "one each", LIMIT, servers).table(FORMS_PREFORKED, run.plan.other_rounds, PREFORKED)
 
 
 def echoes(run: Run) -> Table:

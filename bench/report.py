@@ -197,12 +197,18 @@ def _preforked(found: Results) -> Iterator[str]:
     yield f"## Preforked: {PREFORKED} processes each"
     yield ""
     yield from _prose(
-        f"The same, with {PREFORKED} processes that accept on one socket, each by the server's own means where it "
-        "has any. As many connections as processes where they stay open, because some serve no more at once; "
-        f"{CONNECTIONS} at a time where each request has its own."
+        f"The same {CONNECTIONS} connections, with {PREFORKED} processes that accept on one socket, each by the "
+        "server's own means where it has any."
     )
     yield from _cost_table(found["preforked"])
     yield from _seen_table(found["preforked"])
+    yield from _prose(
+        f"Those whose processes serve one connection at a time, with {PREFORKED} connections where they stay open. "
+        "Here every request wakes a process of its own, unless one process has got more than one of the "
+        "connections, as the limit in C may have."
+    )
+    yield from _cost_table(found["one_each"])
+    yield from _seen_table(found["one_each"])
     left = [f"{server.name} ({server.not_preforked})" for server in PEER_SERVERS if server.not_preforked]
     yield from _prose(f"Not preforked, and so not here: {', '.join(left)}.")
 

@@ -94,6 +94,7 @@ class Results(TypedDict, total=False):
     missing: dict[str, str]
     cost: Table
     preforked: Table
+    one_each: Table
     echo: Table
     accept: Table
     memory: dict[str, Memory]
