@@ -12,9 +12,11 @@ FUZZ_SECONDS ?= 600
 BENCH_PACKAGES := gcc libc6-dev redis-tools golang-go libnet-server-perl ruby ruby-serverengine ruby-cool.io apache2
 SOURCES := client server loadtest tests examples docs bench
 
-# Tests that mostly wait run side by side; those that prove timing, or load the machine, have it to themselves.
+# Tests that mostly wait run side by side, one more than there are CPUs; those that prove timing, or load the machine,
+# have it to themselves.
+SIDES := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 WAITING_ROWS := $(addprefix tests/scorecard/test_,accidents.py logs.py reload.py)
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal tests/wire tests/client tests/server tests/system $(WAITING_ROWS)
+SIDE_BY_SIDE := -n $(SIDES) --maxprocesses 4 --dist worksteal tests/wire tests/client tests/server tests/system $(WAITING_ROWS)
 ALONE := tests/bench tests/docker tests/loadtest tests/scorecard $(WAITING_ROWS:%=--ignore=%)
 
 .DEFAULT_GOAL := help
