@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -69,6 +70,24 @@ def requests_for(running: Running, seconds: float, load: Load) -> int:
         few = max(2 * load.connections, min(few, 2**25 // load.frame))
     rate = loads.run(running.port, few, load).per_second
     return max(few, round(rate * seconds))
+
+
+def shares(running: Running, requests: int, load: Load) -> list[int]:
+    """Return how many of a load's connections each process has, the fewest first.
+
+    Raises:
+        LoadError: the server did not answer.
+    """
+    before = measure.sockets(running.session)
+    most: dict[int, int] = {}
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(loads.run, running.port, requests, load)
+        while not answering.done():
+            now = {pid: max(0, held - before.get(pid, 0)) for pid, held in measure.sockets(running.session).items()}
+            most = max(most, now, key=lambda held: sum(held.values()))
+            wait([answering], timeout=0.05)
+        answering.result()
+    return sorted(most.values())[-running.processes :]
 
 
 @dataclass
@@ -133,13 +152,22 @@ class Comparison:
                 for form, load in forms.items():
                     self._round(number, form, load)
                     self._run.say(f"{self._name}: round {number + 1} of {rounds}, {form}")
-        return {
-            server.name: {
-                "processes": self._running[server.name].processes,
-                "forms": {form: account.cost() for form, account in self._accounts[server.name].items()},
+            table: Table = {
+                server.name: {
+                    "processes": self._running[server.name].processes,
+                    "forms": {form: account.cost() for form, account in self._accounts[server.name].items()},
+                }
+                for server in (self._baseline, *self._servers)
             }
-            for server in (self._baseline, *self._servers)
-        }
+            if processes > 1:
+                self._see_shares(table, forms)
+        return table
+
+    def _see_shares(self, table: Table, forms: Mapping[str, Load]) -> None:
+        form, load = next((form, load) for form, load in forms.items() if load.keep)
+        for name, row in table.items():
+            a_second = round(self._requests[name, form] / self._run.plan.seconds)
+            row["shares"] = shares(self._running[name], a_second, load)
 
     def _start(self, stack: ExitStack, server: Server, processes: int) -> None:
         many = CONNECTIONS if server.one_each and processes == 1 else processes

@@ -52,6 +52,18 @@ def cpu(session: int) -> float:
     return total
 
 
+def sockets(session: int) -> dict[int, int]:
+    """Return how many sockets each process of a session holds, by its pid."""
+    found: dict[int, int] = {}
+    for pid in members(session):
+        with suppress(OSError):  # it has just ended
+            found[pid] = 0
+            for path in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    found[pid] += str(path.readlink()).startswith("socket:")
+    return found
+
+
 def wait_for_room(connections: int) -> None:
     """Wait, for a few minutes at most, until the kernel's connection tracking has room for twice so many more.
 

@@ -176,8 +176,13 @@ def _cost_table(table: Table) -> Iterator[str]:
     forms = list(next(iter(table.values()))["forms"])
     yield from _table(
         ["server", "processes", *forms],
-        ([name, str(row["processes"]), *(_cost(row, form) for form in forms)] for name, row in table.items()),
+        ([name, _processes(row), *(_cost(row, form) for form in forms)] for name, row in table.items()),
     )
+
+
+def _processes(row: Row) -> str:
+    shares = row.get("shares")
+    return f"{row['processes']} ({' '.join(map(str, shares))})" if shares else str(row["processes"])
 
 
 def _cost(row: Row, form: str) -> str:
@@ -198,7 +203,9 @@ def _preforked(found: Results) -> Iterator[str]:
     yield ""
     yield from _prose(
         f"The same {CONNECTIONS} connections, with {PREFORKED} processes that accept on one socket, each by the "
-        "server's own means where it has any."
+        "server's own means where it has any. Who has most of the connections in one process has that one's figure: "
+        "each of the others finds less to do when it wakes up, and pays more for it. What the processes had of the "
+        "connections of the keep-alive load is in brackets behind their number."
     )
     yield from _cost_table(found["preforked"])
     yield from _seen_table(found["preforked"])

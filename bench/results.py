@@ -6,7 +6,7 @@ CPU time is in microseconds, memory in KiB, time in milliseconds where a name sa
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +33,14 @@ class Cost(TypedDict):
 
 
 class Row(TypedDict):
-    """A server in a table of costs: how many processes it has, and its costs by form."""
+    """A server in a table of costs: how many processes it has, and its costs by form.
+
+    Where there are several processes: how many of the open connections each has, the fewest first.
+    """
 
     processes: int
     forms: dict[str, Cost]
+    shares: NotRequired[list[int]]
 
 
 Table = dict[str, Row]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.load import FORMS, KEEP_ALIVE, LoadError
+from bench.load import FORMS, KEEP_ALIVE, Load, LoadError
 from bench.needs import MissingError, Need
 from bench.plan import QUICK, Run
 from bench.running import Running
@@ -129,3 +129,11 @@ def test_the_whole_program_writes_a_report(kit: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=Path(bench.__file__).parents[1], capture_output=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "## Accepting" in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_connections_that_each_process_has_are_counted(kit: Path) -> None:
+    with Running(REPLY, kit, 2) as running:
+        found = cost.shares(running, 60_000, Load(20))
+        assert sum(found) == 20
+        assert found == sorted(found)
+        assert min(found) > 0  # prefork's are even
