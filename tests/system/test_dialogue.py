@@ -22,14 +22,18 @@ SERVICE = """
     import contextvars
     import sys
 
-    from prefork import Connection, Lines, conversation
+    from prefork import Connection, Lines, Raw, conversation
 
     number = contextvars.ContextVar("number", default=0)
+    lent = asyncio.Queue()
 
 
-    class BadYield:
+    class BareYield:
+        def __init__(self, what):
+            self.what = what
+
         def __await__(self):
-            yield 5
+            yield self.what
 
 
     async def task(conn, first):
@@ -55,6 +59,31 @@ SERVICE = """
             number.set(100)
         await asyncio.create_task(other())
         return f"{mine} {number.get()}"
+
+
+    async def in_time(conn, first):
+        await conn.send(b"waiting")
+        async with asyncio.timeout(60):
+            return (await conn.receive()).decode()
+
+
+    async def in_time_by_a_task(conn, first):
+        await conn.send(b"waiting")
+        return (await asyncio.wait_for(conn.receive(), 60)).decode()
+
+
+    async def driven_by_hand(conn, first):
+        await asyncio.sleep(0)  # what follows is the task's own step
+        reading = conn.receive()
+        waiter = reading.send(None)
+        await conn.send(b"waiting")
+        while not waiter.done():
+            await asyncio.sleep(0.001)
+        await BareYield(waiter)
+        try:
+            reading.send(None)
+        except StopIteration as end:
+            return end.value.decode()
 
 
     async def timeout(conn, first):
@@ -104,6 +133,7 @@ SERVICE = """
 
 
     async def another_receives(conn, first):
+        await conn.send(b"waiting")
         return (await asyncio.create_task(conn.receive())).decode()
 
 
@@ -123,7 +153,7 @@ SERVICE = """
 
     async def bad_yield(conn, first):
         try:
-            await BadYield()
+            await BareYield(5)
         except RuntimeError as error:
             return str(error)
 
@@ -157,9 +187,46 @@ SERVICE = """
         sys.exit(3)
 
 
+    async def lend(conn, first):
+        back = asyncio.Event()
+        await lent.put((conn, back))
+        await conn.send(b"lent")
+        await back.wait()
+        return "given back"
+
+
+    async def relay(conn, first):
+        other, back = await lent.get()
+        async for line in other:
+            await conn.send(line)
+            if line == b"bye":
+                break
+        back.set()
+        return "relayed"
+
+
+    async def relay_no_longer(conn, first):
+        other, back = await lent.get()
+        try:
+            async with asyncio.timeout(0.01):
+                return (await other.receive()).decode()
+        except TimeoutError:
+            back.set()
+            return "nothing came"
+
+
     async def close(conn, first):
         await conn.close()
         return "closed"
+
+
+    @conversation(Raw())
+    async def unframed(conn: Connection) -> None:
+        async for data in conn:
+            await conn.send(data)
+            if data == b"end":
+                await conn.send("no bytes")
+                return
 
 
     @conversation(Lines())
@@ -211,9 +278,12 @@ def test_whatever_a_handler_waits_for_it_goes_on(talk: Server) -> None:
                 assert (command, ask(command)) == (command, answer)
         for n in range(1, 6):
             assert ask("count") == f"{n} {n}"
-        for command in ("another_receives", "timeout", "wait_for"):  # what the helper waits for comes in time
+        for command in ("timeout", "wait_for"):  # what they wait for is here already
             sock.sendall(command.encode() + b"\r\nnews\r\n")
-            assert replies.readline().decode().rstrip().removeprefix("early: ") == "news"
+            assert replies.readline() == b"early: news\r\n"
+        for command in ("another_receives", "in_time", "in_time_by_a_task", "driven_by_hand") * 3:
+            assert (command, ask(command)) == (command, "waiting")
+            assert (command, ask("news")) == (command, "news")
         assert ask("task") == "True"
         sock.sendall(b"send_much\r\ntask\r\n")
         assert [replies.readline() for _ in range(2000)] == [b"%d\r\n" % n for n in range(2000)]
@@ -244,6 +314,26 @@ def test_task_that_begins_at_once_waits_by_itself(talk: Server) -> None:
             assert replies.readline() == b"True 0 news\r\n"
 
 
+def test_handler_receives_from_another_connection(talk: Server) -> None:
+    with talk as server, server.connect() as lender, server.connect() as borrower:
+        lent, borrowed = lender.makefile("rb"), borrower.makefile("rb")
+        for _ in range(4):  # what waits for a frame of another's must wait as well in the first step as in the fourth
+            lender.sendall(b"lend\r\n")
+            assert lent.readline() == b"lent\r\n"
+            borrower.sendall(b"relay\r\n")
+            for line in (b"one\r\n", b"two\r\n", b"bye\r\n"):
+                lender.sendall(line)
+                assert borrowed.readline() == line
+            assert borrowed.readline() == b"relayed\r\n"
+            assert lent.readline() == b"given back\r\n"
+            lender.sendall(b"lend\r\n")
+            assert lent.readline() == b"lent\r\n"
+            borrower.sendall(b"relay_no_longer\r\n")
+            assert borrowed.readline() == b"nothing came\r\n"
+            assert lent.readline() == b"given back\r\n"
+        assert "Traceback" not in server.log()
+
+
 ENDS = {"QUIT": 0, "fail": 1, "fail_later": 1, "end_cancelled": 0, "leave": 1, "close": 0}
 """How a handler ends, and whether that is an error."""
 
@@ -265,3 +355,21 @@ def test_dialogue_ends_in_order_wherever_its_handler_is(talk: Server) -> None:
         assert server.stop() == 0
         assert len(re.findall("Traceback", server.log())) == errors
         assert "never retrieved" not in server.log()
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_handler_that_has_sent_what_is_no_payload_ends_in_order(
+    start: Callable[..., Server], module: Callable[..., str], before: int
+) -> None:
+    with start(module(SERVICE).replace("service", "unframed"), "--workers", "1") as server:
+        with server.connect() as sock:
+            for _ in range(before):
+                sock.sendall(b"more")
+                assert sock.recv(100) == b"more"
+            sock.sendall(b"end")
+            assert sock.makefile("rb").read() == b"end"
+        until(lambda: server.status()["totals"]["connections"] == 0, what="nothing is left of it")
+        assert server.status()["totals"]["errors"] == 1
+        assert server.stop() == 0
+        assert "never retrieved" not in server.log()
+        assert len(re.findall("Traceback", server.log())) == 1

@@ -359,8 +359,7 @@ class Connection(Dialogue):
 
     def _wake(self, reason: str) -> None:
         self._hand_out_no_more(reason)
-        if self._waiter is not None:
-            self._tell()
+        self._tell()
 
     def _cut(self, data: bytes = b"") -> bool:
         """Make frames of the bytes that are here and of `data`, which has just come; False where there is none."""
@@ -436,7 +435,7 @@ class Connection(Dialogue):
             self._unsent = 0
         if self._paused:
             self._resume_reading()
-        if self._waiter is not None and not self._waiter.done():
+        if self._is_waited_for():
             raise RuntimeError("another task waits for the next frame of this connection already")
         # a handler that gives up and waits again gives no more time for the same frame
         if self._writable is None and self.wait is not (_FRAME if held else _FIRST_BYTE):

@@ -9,41 +9,41 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import (  # meant for who runs a task's steps: "Extending" in its documentation
-    _enter_task,
-    _leave_task,
-)
-from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork.connection.edge import RETURNED, ConnectionEnded
 from prefork.connection.link import Hub, Link
+from prefork.connection.waiter import WAITS, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-    # what runs a function in the task's context, and what runs the task's coroutine up to its next wait
-    Steps = tuple[Callable[..., object], Callable[[None], object]] | tuple[None, None]
-
 _EAGER_TASKS: Final = sys.version_info >= (3, 12)
+
+_FIRST_WAITS: Final = 2
+"""Waits of a connection that take a future of asyncio: a peer that comes with one request never needs anything else."""
 
 
 class Dialogue(Link):
     """A link whose handler is a coroutine in a task."""
 
-    __slots__ = ("_handler", "_spare", "_steps", "_task", "_waiter")
+    __slots__ = ("_first_waits", "_handler", "_stepping", "_task", "_waiter")
 
     def __init__(self, hub: Hub, handler: Callable[[Any], Coroutine[Any, Any, None]], address: object) -> None:
         Link.__init__(self, hub, address)
         self._handler = handler
         self._task: asyncio.Task[None] | None = None
-        self._steps: Steps | tuple[()] | None = None  # None until it has waited once, () until it is asked for
-        self._waiter: asyncio.Future[None] | None = None  # what somebody awaits who waits for news of the peer
-        self._spare: asyncio.Future[None] | None = None  # what the task awaits while its coroutine has gone on
+        self._first_waits = _FIRST_WAITS  # that are left
+        self._waiter: Waiter | asyncio.Future[None] | None = None  # what somebody awaits who waits for news of the peer
+        self._stepping: Waiter | None = None  # what the task awaits while its coroutine goes on in a step
 
     def flush(self) -> None:
         """Send what the handler has sent."""
+        raise NotImplementedError
+
+    def cannot_send(self, error: Exception) -> None:
+        """End in order: what the handler has sent is no payload."""
         raise NotImplementedError
 
     def _wake(self, reason: str) -> None:
@@ -68,11 +68,16 @@ class Dialogue(Link):
     @coroutine
     def _news(self) -> Generator[Any, Any, None]:
         """Wait until there are news of the peer, or less: whoever awaits this must look whether there are."""
-        waiter, loop = self._spare, self._hub.loop
-        # a task that begins at once, in the middle of the handler's step, must have a future of its own
-        if waiter is None or waiter.done() or (_EAGER_TASKS and asyncio.current_task(loop) is not self._task):
-            waiter = loop.create_future()
-            waiter._asyncio_future_blocking = True  # noqa: SLF001 - as a future says to a task that it is awaited
+        waiter: Any = self._stepping
+        # a task that begins at once, in the middle of the handler's step, must have one of its own
+        if waiter is not None and not (_EAGER_TASKS and asyncio.current_task(self._hub.loop) is not self._task):
+            waiter.state = WAITS
+        elif self._first_waits:
+            self._first_waits -= 1
+            waiter = self._hub.loop.create_future()
+            waiter._asyncio_future_blocking = True  # noqa: SLF001 - as above
+        else:
+            waiter = Waiter(self._hub.loop)
         self._waiter = waiter
         yield waiter
 
@@ -87,87 +92,30 @@ class Dialogue(Link):
 
         Only the event loop may call it, when no task runs, and only when somebody waits.
         """
-        if self._steps is None:  # to prepare for more is not worth it where a peer comes with one request
-            self._steps = ()
+        waiter = self._waiter
+        if not isinstance(waiter, Waiter) or waiter.task is not self._task:
             self._tell()
             return
-        waiter, task, loop = self._waiter, self._task, self._hub.loop
-        assert waiter is not None and task is not None  # noqa: S101, PT018 - who waits is the handler or one it began
-        run, resume = self._steps or self._look_at_task(task, waiter)
-        if run is None or task._fut_waiter is not waiter:  # type: ignore[attr-defined] # noqa: SLF001 - another task waits
-            self._tell()
-            return
-        self._waiter, self._spare = None, waiter
-        _enter_task(loop, task)
+        self._waiter, self._stepping = None, waiter
         try:
-            awaited = run(resume, None)
-        except BaseException:
-            _hand_over(None, waiter)
-            raise
+            waiter.step()
         finally:
-            _leave_task(loop, task)
-            self._spare = None
-        if awaited is not waiter:
-            _hand_over(awaited, waiter)
-
-    def _look_at_task(self, task: Any, waiter: Any) -> Steps:  # noqa: ANN401 - asks for what has no types
-        """Return how to run its steps; None where somebody else makes the tasks, or another task waits here."""
-        if not self._hub.plain_tasks:
-            self._steps = None, None
-        elif hasattr(task, "get_context"):
-            self._steps = task.get_context().run, task.get_coro().send
-        elif task._fut_waiter is waiter:  # noqa: SLF001 - before Python 3.12 only the future that a task awaits knows
-            self._steps = waiter._callbacks[0][1].run, task.get_coro().send  # noqa: SLF001
-        else:
-            return None, None
-        return self._steps
+            self._stepping = None
 
     async def _converse(self) -> None:
         """Run the handler, and close in order what it leaves open: it returned, raised, or was cancelled."""
-        cancelled: asyncio.CancelledError | None = None
         try:
             await self._handler(self)
         except ConnectionEnded:  # a handler may let an end pass: no failure
             pass
-        except asyncio.CancelledError as error:
-            cancelled = error
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - it ends this connection alone
             self._failed(error)
         finally:
-            self.flush()
+            try:
+                self.flush()
+            except Exception as error:  # noqa: BLE001 - it has sent what is no payload
+                self.cannot_send(error)
             self._wake(RETURNED)
             self._finish()
-        if (waiter := self._spare) is not None:  # a task ends in a step of its own
-            if not waiter.done():
-                waiter.set_result(None)
-            await _yielded(waiter)
-        if cancelled is not None:
-            raise cancelled
-
-
-@coroutine
-def _yielded(what: object) -> Generator[Any, Any, None]:
-    yield what
-
-
-def _hand_over(awaited: Any, waiter: asyncio.Future[None]) -> None:  # noqa: ANN401 - whatever a coroutine yields
-    """Let a task, which still awaits `waiter`, await what its coroutine has come to meanwhile."""
-    if waiter.done():  # the task was cancelled in between, and so is what it awaits
-        if isinstance(awaited, asyncio.Future):
-            awaited.cancel()
-        return
-    if isinstance(awaited, asyncio.Future):  # yields itself again, to the task this time
-        awaited._asyncio_future_blocking = False  # noqa: SLF001
-    elif getattr(awaited, "_asyncio_future_blocking", None) is not None:  # a future in Python does not
-        awaited._asyncio_future_blocking = False  # noqa: SLF001
-        awaited.add_done_callback(partial(_end_wait, waiter))
-        return
-    elif awaited is not None:
-        waiter.set_exception(RuntimeError(f"Task got bad yield: {awaited!r}"))
-        return
-    waiter.set_result(None)
-
-
-def _end_wait(waiter: asyncio.Future[None], _awaited: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+            if self._stepping is not None:  # a coroutine ends in its task's own step
+                await asyncio.sleep(0)

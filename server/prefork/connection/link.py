@@ -76,7 +76,6 @@ class Hub:
         self.encode_all = all_encoder(framing)
         self.cells = row.cells
         self.loop = loop
-        self.plain_tasks = loop.get_task_factory() is None  # and not what somebody makes of them
         self.start = _starter(loop)  # makes a task of a dialogue
         self.limits = edge.limits(settings)
         self.write_limit = settings.max_write_buffer
