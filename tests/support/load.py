@@ -43,7 +43,7 @@ class Failure:
     kind: str  # refused, reset, cut (end of file instead of the reply), wrong, timed out, or the errno's name
     at: float  # on the monotonic clock
     kept: bool
-    pid: int  # of the worker that had answered on this connection before; 0 if none had
+    pid: int  # of the worker that had answered on this connection before; 0 if none had, or replies do not tell
 
 
 @dataclass(eq=False)
@@ -57,6 +57,7 @@ class _Conn:
     line: bytes = b""
     received: bytearray = field(default_factory=bytearray)
     pid: int = 0
+    answered: bool = False
 
 
 class Load:
@@ -237,6 +238,7 @@ class Load:
             self._fail(conn, "wrong")
             return
         conn.received.clear()
+        conn.answered = True
         conn.pid = int(who) if who.isdigit() else 0
         now = time.monotonic()
         self.replies += 1
@@ -253,7 +255,7 @@ class Load:
             self._close(conn)
 
     def _on_end(self, conn: _Conn) -> None:
-        if conn.state == "waiting" and (conn.received or not conn.pid):
+        if conn.state == "waiting" and (conn.received or not conn.answered):
             self._fail(conn, "cut")
             return
         if conn.state == "waiting":
