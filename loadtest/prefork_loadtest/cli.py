@@ -25,7 +25,7 @@ from prefork_loadtest.reach import Here
 from prefork_loadtest.scenarios import CHAOS, SCENARIOS, SUITES
 from prefork_loadtest.tally import Unit
 from prefork_loadtest.values import Number, option, positive
-from prefork_loadtest.verdict import Code
+from prefork_loadtest.verdict import Code, not_whole
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -286,7 +286,7 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
     try:
         written = report.write(record, verdict, folder) if folder else None
     except OSError as error:  # a full disk; what the run has shown is said all the same
-        broken = f"report {str(folder)!r}: {error.strerror}; it is not whole"
+        broken = not_whole(folder, error)
     if as_json:
         click.echo(json.dumps(report.table(record, verdict), indent=2))
     else:
@@ -294,7 +294,7 @@ def conclude(record: Record, folder: Path | None, *, as_json: bool) -> int:
         if written is not None:
             click.echo(f"report  {written}")
     if broken:
-        click.echo(f"prefork-loadtest: {broken}", err=True)
+        _say(broken)
         return verdict.code or Code.INVALID
     return verdict.code
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 import click
 
 from prefork_loadtest.scenarios import SCENARIOS
-from prefork_loadtest.verdict import HEADLINES, UNAVAILABLE, WORST_FIRST, Code
+from prefork_loadtest.verdict import HEADLINES, UNAVAILABLE, WORST_FIRST, Code, not_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -62,8 +62,12 @@ def run(suite: Suite, left_out: Collection[str], folder: Path, workers: int, say
         if outcome.headline == INTERRUPTED:
             break
     code = whole(outcomes, len(suite.scenarios))
-    _write(suite, outcomes, code, folder)
     click.echo("\n".join(lines(suite, outcomes, code)))
+    try:
+        _write(suite, outcomes, code, folder)
+    except OSError as error:  # a full disk; what the runs have shown has been said
+        say(not_whole(folder, error))
+        return code or Code.INVALID
     click.echo(f"report  {folder / 'index.html'}")
     return code
 
@@ -80,11 +84,15 @@ def whole(outcomes: Sequence[Outcome], planned: int) -> Code:
 
 
 def _one(name: str, folder: Path, workers: int) -> Outcome:
-    folder.mkdir(exist_ok=True)
-    (folder / "report.json").unlink(missing_ok=True)  # of an earlier run
     start = time.monotonic()
+    try:
+        folder.mkdir(exist_ok=True)
+        (folder / "report.json").unlink(missing_ok=True)  # of an earlier run
+        log_file = (folder / "run.log").open("wb")
+    except OSError as error:
+        return Outcome(name, Code.INVALID, "no report", (f"{error.filename}: {error.strerror}",), 0.0)
     command = [*COMMAND, name, "--report", str(folder), "--workers", str(workers)]
-    with (folder / "run.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603 - ours
+    with log_file as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603 - ours
         try:
             code = process.wait(SCENARIOS[name].duration_s + ROOM_S)
         except subprocess.TimeoutExpired:

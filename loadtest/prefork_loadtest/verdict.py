@@ -15,6 +15,7 @@ from prefork_loadtest.failure import WRONG, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 class Code(IntEnum):
@@ -58,6 +59,11 @@ WORST_FIRST = (
 LOST_WORKER, SATURATED, USER_RAISED = "a load worker was lost", "generator saturated", "a load user raised"
 """What the lines of troubles with a code of their own begin with."""
 UNAVAILABLE = "not available here: nothing was run"
+
+
+def not_whole(folder: Path | None, error: OSError) -> str:
+    """What is said of a report that cannot be written: a verdict without one is no pass."""
+    return f"prefork-loadtest: report {str(folder)!r}: {error.strerror}; it is not whole"
 
 
 @dataclass(frozen=True)

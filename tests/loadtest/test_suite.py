@@ -72,6 +72,18 @@ def test_every_built_in_service_is_run_and_reported(start: Run) -> None:
     assert 'href="greet/index.html"' in (done.report / "index.html").read_text("utf-8")
 
 
+def test_what_cannot_be_written_is_no_pass_and_the_verdict_is_said(start: Run, tmp_path: Path) -> None:
+    (tmp_path / "report" / "index.html").mkdir(parents=True)
+    (tmp_path / "report" / "greet").write_text("no folder", "utf-8")
+    done = start("run", "services", "--without", "discard,daytime,time,chargen", "--report", "report").end()
+    assert done.code == 4, done
+    assert "ok    echo" in done.out
+    assert "FAIL  greet" in done.out
+    assert "report/greet: File exists" in done.out
+    assert "Traceback" not in done.err
+    assert done.err.splitlines()[-1] == "prefork-loadtest: report 'report': Is a directory; it is not whole"
+
+
 def test_what_is_not_available_is_named_and_never_passes(start: Run) -> None:
     done = start("run", "rolling", "--report", "report", PATH="/nowhere").end()
     assert done.code == 4, done
