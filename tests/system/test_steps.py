@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ SERVICE = """
     import asyncio
     import asyncio.futures
     import contextvars
+    import os
     import random
 
     from prefork import Connection, Lines, conversation
@@ -226,22 +228,53 @@ SERVICE = """
             here = await Program(seed).run()
             in_a_task = await asyncio.create_task(Program(seed).run())
             await conn.send(b"same" if here == in_a_task else f"here {here}, in a task {in_a_task}".encode())
+
+
+    async def wrapped(coro):
+        return await coro
+
+
+    class Task(asyncio.Task):
+        pass
+
+
+    FACTORIES = {
+        "asyncio": None,
+        "in Python": lambda loop, coro, **options: asyncio.tasks._PyTask(coro, loop=loop, **options),
+        "subclass": lambda loop, coro, **options: Task(coro, loop=loop, **options),
+        "wrapped": lambda loop, coro, **options: asyncio.Task(wrapped(coro), loop=loop, **options),
+    }
+
+
+    @service.lifespan
+    async def tasks():
+        asyncio.get_running_loop().set_task_factory(FACTORIES[os.environ["TASKS"]])
+        yield
 """
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize(
+    ("loop", "tasks"),
+    [
+        ("uvloop", "asyncio"),
+        ("asyncio", "asyncio"),
+        ("uvloop", "in Python"),
+        ("uvloop", "subclass"),
+        ("uvloop", "wrapped"),
+    ],
+)
 def test_programs_run_as_in_any_task(
-    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, loop: str
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, loop: str, tasks: str
 ) -> None:
     (tmp_path / "without").mkdir()
     if loop == "asyncio":
         (tmp_path / "without" / "uvloop.py").write_text("raise ImportError('not installed')", "utf-8")
     with (
-        start(module(SERVICE), "--workers", "1", PYTHONPATH=str(tmp_path / "without")) as server,
+        start(module(SERVICE), "--workers", "1", PYTHONPATH=str(tmp_path / "without"), TASKS=tasks) as server,
         server.connect() as sock,
         sock.makefile("rb") as replies,
     ):
         for seed in range(PROGRAMS):
             sock.sendall(b"%d\r\n" % seed)
             assert (seed, replies.readline().decode().rstrip()) == (seed, "same")
-        assert "Traceback" not in server.log()
+        assert not re.search(r"Z error ", server.log())
