@@ -26,6 +26,11 @@ SERVICE = """
 
     number = contextvars.ContextVar("number", default=0)
     lent = asyncio.Queue()
+    ended = []
+
+
+    class Enough(Exception):
+        pass
 
 
     class BareYield:
@@ -215,6 +220,91 @@ SERVICE = """
             return "nothing came"
 
 
+    def watch_the_end(first):
+        ended.clear()
+        first.add_done_callback(lambda task: ended.append(f"cancelled {task.cancelled()}"))
+
+
+    async def end_watched(conn, first):
+        watch_the_end(first)
+        asyncio.get_running_loop().call_soon(lambda: ended.append(f"done {first.done()}"))
+        asyncio.get_running_loop().call_soon(first.cancel)
+        raise Enough
+
+
+    async def end_cancelling_itself(conn, first):
+        watch_the_end(first)
+        first.cancel()
+        raise Enough
+
+
+    async def how_it_ended(conn, first):
+        return str(ended)
+
+
+    async def keep_a_wait(conn, first):
+        reading = conn.receive()
+        reading.send(None)
+        reading.close()
+        first.cancel()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            first.uncancel()
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+        await conn.send(b"woken once")
+        raise Enough
+
+
+    async def leave_a_wait(conn, first):
+        reading = conn.receive()
+        reading.send(None)
+        reading.close()
+        await conn.send(b"waiting")
+        return (await conn.receive()).decode()
+
+
+    async def keep_a_wait_open(conn, first):
+        reading = conn.receive()
+        waiter = reading.send(None)
+        await conn.send(b"waiting")
+        while not waiter.done():
+            await asyncio.sleep(0.001)
+        return (await conn.receive()).decode()
+
+
+    class ClosedMeanwhile:
+        def __init__(self, conn):
+            self.conn = conn
+
+        def __await__(self):
+            reading, closing = self.conn.receive(), self.conn.close()
+            waiter = reading.send(None)
+            try:
+                closing.send(None)
+            except StopIteration:
+                pass
+            yield waiter
+            reading.send(None)
+
+
+    async def close_within_a_wait(conn, first):
+        await conn.send(b"closed")
+        await ClosedMeanwhile(conn)
+
+
+    async def keep_a_wait_and_close(conn, first):
+        reading = conn.receive()
+        reading.send(None)
+        reading.close()
+        await conn.send(b"closed")
+        await conn.close()
+        for _ in range(3):
+            await asyncio.sleep(0.001)
+        raise Enough
+
+
     async def close(conn, first):
         await conn.close()
         return "closed"
@@ -235,7 +325,10 @@ SERVICE = """
         async for line in conn:
             if line == b"QUIT":
                 return
-            await conn.send((await globals()[line.decode()](conn, first)).encode())
+            try:
+                await conn.send((await globals()[line.decode()](conn, first)).encode())
+            except Enough:
+                return
 """
 
 
@@ -281,7 +374,14 @@ def test_whatever_a_handler_waits_for_it_goes_on(talk: Server) -> None:
         for command in ("timeout", "wait_for"):  # what they wait for is here already
             sock.sendall(command.encode() + b"\r\nnews\r\n")
             assert replies.readline() == b"early: news\r\n"
-        for command in ("another_receives", "in_time", "in_time_by_a_task", "driven_by_hand") * 3:
+        for command in (
+            "another_receives",
+            "in_time",
+            "in_time_by_a_task",
+            "driven_by_hand",
+            "leave_a_wait",
+            "keep_a_wait_open",
+        ) * 3:
             assert (command, ask(command)) == (command, "waiting")
             assert (command, ask("news")) == (command, "news")
         assert ask("task") == "True"
@@ -355,6 +455,44 @@ def test_dialogue_ends_in_order_wherever_its_handler_is(talk: Server) -> None:
         assert server.stop() == 0
         assert len(re.findall("Traceback", server.log())) == errors
         assert "never retrieved" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [("end_watched", "['done True', 'cancelled False']"), ("end_cancelling_itself", "['cancelled True']")],
+)
+def test_task_ends_with_its_handler_wherever_that_is(talk: Server, command: str, how: str) -> None:
+    with talk as server, server.connect() as asking, asking.makefile("rb") as said:
+        for before in (0, 1, 5):
+            with server.connect() as sock, sock.makefile("rb") as replies:
+                for _ in range(before):
+                    sock.sendall(b"task\r\n")
+                    assert replies.readline() == b"True\r\n"
+                sock.sendall(command.encode() + b"\r\n")
+                assert replies.read() == b""
+            asking.sendall(b"how_it_ended\r\n")
+            assert said.readline().decode().rstrip() == how
+
+
+@pytest.mark.parametrize(
+    ("command", "last"),
+    [
+        ("keep_a_wait", b"woken once\r\n"),
+        ("close_within_a_wait", b"closed\r\n"),
+        ("keep_a_wait_and_close", b"closed\r\n"),
+    ],
+)
+def test_wait_that_a_handler_begins_and_leaves_wakes_it_no_second_time(talk: Server, command: str, last: bytes) -> None:
+    with talk as server:
+        for before in (0, 1, 5):
+            with server.connect() as sock, sock.makefile("rb") as replies:
+                for _ in range(before):
+                    sock.sendall(b"task\r\n")
+                    assert replies.readline() == b"True\r\n"
+                sock.sendall(command.encode() + b"\r\n")
+                assert replies.read() == last
+        assert server.stop() == 0
+        assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize("before", [0, 1, 5])

@@ -51,6 +51,23 @@ SERVICE = """
             return "twice " + self.result()
 
 
+    class OldStyle:
+        def __init__(self, future):
+            self.future = future
+            self._loop = future.get_loop()
+            self._asyncio_future_blocking = False
+
+        def __getattr__(self, name):
+            if name == "get_loop":
+                raise AttributeError(name)
+            return getattr(self.future, name)
+
+        def __await__(self):
+            self._asyncio_future_blocking = True
+            yield self
+            return "old style " + self.future.result()
+
+
     class Bare:
         def __init__(self, what):
             self.what = what
@@ -133,6 +150,24 @@ SERVICE = """
 
         async def op_yield_of_a_future(self, here, loop, depth):
             await Bare(later())
+
+        async def op_generator(self, here, loop, depth):
+            await Bare(iter_ for iter_ in "abc")
+
+        async def op_old_style(self, here, loop, depth):
+            return await OldStyle(later())
+
+        async def op_looked_at(self, here, loop, depth):
+            future = loop.create_future()
+
+            def look():
+                waiter = here._fut_waiter
+                self.trace.append(f"{isinstance(waiter, asyncio.Future)} {waiter is not None and waiter.done()}")
+
+            loop.call_soon(look)
+            soon(future)
+            loop.call_soon(look)
+            return await future
 
         async def op_itself(self, here, loop, depth):
             try:

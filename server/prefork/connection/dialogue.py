@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.connection.edge import RETURNED, ConnectionEnded
 from prefork.connection.link import Hub, Link
-from prefork.connection.waiter import WAITS, Waiter
+from prefork.connection.waiter import Waiter, end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -71,7 +71,7 @@ class Dialogue(Link):
         waiter: Any = self._stepping
         # a task that begins at once, in the middle of the handler's step, must have one of its own
         if waiter is not None and not (_EAGER_TASKS and asyncio.current_task(self._hub.loop) is not self._task):
-            waiter.state = WAITS
+            waiter.waits = True
         elif self._first_waits:
             self._first_waits -= 1
             waiter = self._hub.loop.create_future()
@@ -79,7 +79,12 @@ class Dialogue(Link):
         else:
             waiter = Waiter(self._hub.loop)
         self._waiter = waiter
-        yield waiter
+        try:
+            yield waiter
+        except GeneratorExit:  # who drove this by hand has lost interest
+            if self._waiter is waiter:
+                self._waiter = None
+            raise
 
     def _tell(self) -> None:
         """Let whoever waits for news of the peer go on in the event loop's next turn."""
@@ -96,9 +101,10 @@ class Dialogue(Link):
         if not isinstance(waiter, Waiter) or waiter.task is not self._task:
             self._tell()
             return
-        self._waiter, self._stepping = None, waiter
+        self._stepping = waiter
         try:
-            waiter.step()
+            if not waiter.step() and self._waiter is waiter:  # nobody waits for a frame any longer
+                self._waiter = None
         finally:
             self._stepping = None
 
@@ -117,5 +123,5 @@ class Dialogue(Link):
                 self.cannot_send(error)
             self._wake(RETURNED)
             self._finish()
-            if self._stepping is not None:  # a coroutine ends in its task's own step
-                await asyncio.sleep(0)
+            if self._stepping is not None:
+                await end()
