@@ -3,11 +3,15 @@
     edge        what a connection may wait for and how long (pure)
     link        the asyncio side every connection shares: deadlines, half-close, accounting
     reply       a function per frame, the fastest way
+    dialogue    the task of a dialogue; waiter takes its next step at once
     aio         a dialogue, as an `async def` handler sees it
     waiting     replies that wait, as a dialogue
+    blocking    the same dialogue over a blocking socket, for sync and threads workers
     admission   who may come in, and as whom it counts; before everything else, where an option asks for it
     proxy       the PROXY protocol's header (pure)
-    blocking    the same dialogue over a blocking socket, for sync and threads workers
+    terms       what certificates and keys become; certificate is what one says of itself (pure)
+    tls         what a handler sees of TLS, and what a failed handshake means; hello is TLS where plain text is spoken
+    journal     what the log says of connections
 
 Nothing here accepts, forks or reads a setting from anywhere but what it is given.
 """
