@@ -14,6 +14,7 @@ import pytest
 
 from prefork_loadtest.control import ControlError
 from prefork_loadtest.remote import Beside
+from support.absent import without
 from support.server import Server, alive
 from support.waiting import until
 
@@ -107,9 +108,8 @@ def test_those_who_ask_at_the_same_time_each_get_their_own_answer(tmp_path: Path
 def test_without_an_engine_or_its_sdk_a_container_is_one_line_and_exit_2(
     start: Run, tmp_path: Path, command: str, variables: dict[str, str], complaint: str
 ) -> None:
-    (tmp_path / "without").mkdir()
-    (tmp_path / "without" / "docker.py").write_text("raise ImportError('not installed')", "utf-8")
-    env = {name: value.replace("{without}", str(tmp_path / "without")) for name, value in variables.items()}
+    no_docker = without(tmp_path, "docker")
+    env = {name: value.replace("{without}", no_docker) for name, value in variables.items()}
     words = (command, *(("smoke",) if command == "run" else ()), "--container", "any", "--report", "off")
     outcome = start(*words, **env).end()
     assert outcome.code == 2, outcome

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.absent import LOOPS, without
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -332,15 +333,12 @@ SERVICE = """
 """
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
+@pytest.fixture(params=LOOPS)
 def talk(
     start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> Server:
     """A server, not started yet, of one worker with this event loop."""
-    (tmp_path / "without").mkdir()
-    if request.param == "asyncio":
-        (tmp_path / "without" / "uvloop.py").write_text("raise ImportError('not installed')", "utf-8")
-    return start(module(SERVICE), "--workers", "1", PYTHONPATH=str(tmp_path / "without"))
+    return start(module(SERVICE), "--workers", "1", PYTHONPATH=without(tmp_path, *LOOPS[request.param]))
 
 
 ANSWERED = {

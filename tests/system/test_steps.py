@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.absent import LOOPS, without
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -301,11 +303,8 @@ SERVICE = """
 def test_programs_run_as_in_any_task(
     start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, loop: str, tasks: str
 ) -> None:
-    (tmp_path / "without").mkdir()
-    if loop == "asyncio":
-        (tmp_path / "without" / "uvloop.py").write_text("raise ImportError('not installed')", "utf-8")
     with (
-        start(module(SERVICE), "--workers", "1", PYTHONPATH=str(tmp_path / "without"), TASKS=tasks) as server,
+        start(module(SERVICE), "--workers", "1", PYTHONPATH=without(tmp_path, *LOOPS[loop]), TASKS=tasks) as server,
         server.connect() as sock,
         sock.makefile("rb") as replies,
     ):
