@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import cost, growth, measure, memory, needs, report
+from bench import bursts, cost, growth, measure, memory, needs, report
 from bench.load import FORMS, LoadError
 from bench.needs import MissingError
 from bench.plan import FULL, QUICK, Plan, Run
@@ -64,8 +64,11 @@ def _memory(run: Run, found: Results) -> None:
 
 def _growth(run: Run, found: Results) -> None:
     found["growth"] = growth.curves(run)
-    found["scaling"] = growth.scaling(run)
     found["blocking"] = growth.blocking(run)
+
+
+def _two(run: Run, found: Results) -> None:
+    found["scaling"] = bursts.scaling(run)
 
 
 def _echo(run: Run, found: Results) -> None:
@@ -85,6 +88,7 @@ PARTS: Final[dict[str, tuple[Callable[[Run, Results], None], Callable[[Plan, int
     "preforked": (_preforked, lambda plan, peers: cost.expected_s(peers + 2, len(FORMS), plan.other_rounds, plan)),
     "memory": (_memory, lambda plan, peers: memory.expected_s(plan, peers + OURS + 1)),
     "growth": (_growth, lambda plan, _: growth.expected_s(plan)),
+    "two": (_two, lambda plan, _: bursts.expected_s(plan)),
     "echo": (_echo, lambda plan, _: cost.expected_s(len(ECHOES), len(FORMS), plan.other_rounds, plan)),
     "accept": (_accept, lambda plan, _: cost.expected_s(1, len(cost.FORMS_ACCEPT), plan.rounds, plan)),
     "models": (_chapter, lambda plan, _: plan.modelled / 150),

@@ -1,7 +1,6 @@
 """How the cost of a request grows: with open connections, workers, the size of a frame, requests on the way.
 
-For C, a `@reply` and a `@conversation`; and what two workers carry against one, and what a handler that blocks does to
-the others in its process.
+For C, a `@reply` and a `@conversation`; and what a handler that blocks does to the others in its process.
 """
 
 from __future__ import annotations
@@ -24,12 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.plan import Plan, Run
-    from bench.results import Blocking, Curve, Scaling
+    from bench.results import Blocking, Curve
 
 GROWING: Final = (LIMIT, REPLY, CONVERSATION)
 SPARE_FILES: Final = 500
-WORK_US: Final = 300
-WORK: Final = ours("work", "prefork_pong:work")
 SLEEPY: Final = ours("sleepy", "prefork_pong:sleepy", "--model", "threads", "--threads", "16")
 BLOCKED_MS: Final = 100.0
 BESIDE: Final = 4
@@ -152,27 +149,6 @@ def curves(run: Run) -> dict[str, Curve]:
     }
 
 
-def scaling(run: Run) -> Scaling:
-    """Return what two workers carry against one.
-
-    Where there are not two CPUs for them and one more for the load, all share what there is, and each request costs the
-    handler so much that the load weighs little beside it.
-    """
-    mine, others = measure.sides()
-    is_apart = len(mine) > 1 and not mine & others
-    server, cpus = (REPLY, mine) if is_apart else (WORK, mine | others)
-    load = Load(threads=len(others) if is_apart else 1)
-    with ExitStack() as stack:
-        one, two = (stack.enter_context(Running(server, run.kit, count, cpus=cpus)) for count in (1, 2))
-        requests = {id(it): requests_for(it, 2 * run.plan.seconds, load) for it in (one, two)}
-        ratios = []
-        for _ in range(run.plan.rounds):
-            few, many = (sample(it, requests[id(it)], load).answers.per_second for it in (one, two))
-            ratios.append(many / few)
-    run.say(f"growth: two workers carry {statistics.median(ratios):.2f} times what one carries")
-    return {"ratio": spread(ratios), "work_us": 0 if is_apart else WORK_US}
-
-
 def blocking(run: Run) -> Blocking:
     """Return the p99 of connections beside one whose handler blocks again and again, in one threads worker."""
     load = Load(BESIDE)
@@ -215,5 +191,5 @@ def expected_s(plan: Plan) -> float:
     points = len(plan.opened) + len(plan.workers) + len(plan.frames) + len(plan.pipelined)
     opening = plan.other_rounds * len(GROWING) * (plan.opened[-1] / 8_000 + 1)
     starting = (len(plan.workers) + len(plan.frames)) * 3.0
-    two = (plan.rounds + plan.other_rounds) * 2 * (2 * plan.seconds + OVERHEAD_S)
+    two = plan.other_rounds * 2 * (2 * plan.seconds + OVERHEAD_S)
     return points * plan.other_rounds * each + points * each / 3 + opening + starting + two

@@ -164,14 +164,19 @@ def connect(port: int, ask: bytes = PING, answer: bytes = PONG, source: str = "1
     return sock
 
 
+def source(number: int) -> str:
+    """Return the address of loopback's that this one of many connections comes from.
+
+    None is that of redis-benchmark, which so has all ports for itself.
+    """
+    return f"127.0.0.{2 + number // PER_SOURCE}"
+
+
 @contextmanager
 def held(port: int, connections: int) -> Iterator[None]:
-    """Hold so many connections open, each of which was answered once and says no more.
-
-    They come from other addresses of loopback's, so that the load has all ports for itself.
-    """
+    """Hold so many connections open, each of which was answered once and says no more."""
     measure.wait_for_room(connections)
     with ExitStack() as stack:
         for number in range(connections):
-            stack.enter_context(connect(port, source=f"127.0.0.{2 + number // PER_SOURCE}"))
+            stack.enter_context(connect(port, source=source(number)))
         yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Final
 
-from bench import asked, picture, results
+from bench import asked, bursts, picture, results
 from bench.cost import CONNECTIONS, PREFORKED
 from bench.load import FORMS
 from bench.picture import Place
@@ -54,7 +54,8 @@ def write(found: Results, folder: Path) -> None:
 def text(found: Results) -> str:
     """Return the whole of README.md."""
     parts = (
-        _head, _asked, _costs, _preforked, _memory, _start, _growth, _echo, _accept, _models, _missing, _method
+        _head, _asked, _costs, _preforked, _memory, _start, _growth, _two, _echo, _accept, _models, _missing,
+        _method,
     )  # fmt: skip
     return "\n".join(line for part in parts for line in part(found)).rstrip() + "\n"
 
@@ -285,6 +286,29 @@ def _growth(found: Results) -> Iterator[str]:
                 for who, points in curve.items()
             ),
         )
+
+
+def _two(found: Results) -> Iterator[str]:
+    if not found.get("scaling"):
+        return
+    yield "## Two workers against one"
+    yield ""
+    yield from _prose(
+        "How many times as much two processes carry, each with a CPU of its own, with the load apart: it asks while "
+        "the server is stopped, and sleeps while it answers. In brackets the lowest and highest of the rounds. "
+        f"{bursts.CONNECTIONS[True]:,} connections that stay open, {bursts.CONNECTIONS[False]:,} of a request each. "
+        "Two carry twice as much only if they get evenly what there is to do: of those that accept whatever they get, "
+        "the second may have nothing."
+    )
+    forms = list(next(iter(found["scaling"].values())))
+    yield from _table(
+        ["server", *forms],
+        ([name, *(_ratio(row[form]) for form in forms)] for name, row in found["scaling"].items()),
+    )
+
+
+def _ratio(ratio: Spread) -> str:
+    return f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 
 def _echo(found: Results) -> Iterator[str]:

@@ -68,11 +68,8 @@ Curve = dict[str, list[Point]]
 """By the servers' names."""
 
 
-class Scaling(TypedDict):
-    """What two workers carry against one. `work_us` is what a request costs the handler; 0 where the load is apart."""
-
-    ratio: Spread
-    work_us: int
+Scaling = dict[str, dict[str, Spread]]
+"""How many times as much as one worker two carry, by the servers' names and by form."""
 
 
 class Blocking(TypedDict):

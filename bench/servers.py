@@ -117,10 +117,11 @@ GO: Final = Server(
     not_preforked="one process uses all CPUs",
 )  # fmt: skip
 STREAMS: Final = "asyncio streams"
+UVLOOP_STREAMS: Final = f"{STREAMS} on uvloop"
 
 PEER_SERVERS: Final = (
     GO,
-    Server(f"{STREAMS} on uvloop", "Python", needs.UVLOOP, _peer("streams_pong.py", "uvloop", python=sys.executable)),
+    Server(UVLOOP_STREAMS, "Python", needs.UVLOOP, _peer("streams_pong.py", "uvloop", python=sys.executable)),
     Server(STREAMS, "Python", needs.PYTHON, _peer("streams_pong.py", "stock", python=sys.executable)),
     Server("Tornado TCPServer", "Python", needs.TORNADO, _peer("tornado_pong.py")),
     Server("gevent StreamServer", "Python", needs.GEVENT, _peer("gevent_pong.py")),

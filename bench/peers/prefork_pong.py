@@ -29,15 +29,6 @@ def sleepy(conn: BlockingConnection) -> None:
         conn.send(b"+PONG")
 
 
-@reply(Lines())
-def work(line: bytes) -> bytes:  # noqa: ARG001
-    """Answer each line after 300 µs of work on the CPU: so much that the load weighs nothing beside it."""
-    until = time.thread_time_ns() + 300_000
-    while time.thread_time_ns() < until:
-        pass
-    return b"+PONG"
-
-
 def __getattr__(name: str) -> Service:
     """Make a service that gives frames back: `pong_4096` and `talk_4096`, and so for every other size in bytes."""
     kind, _, size = name.partition("_")

@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from bench.growth import SLEEPY
 from bench.load import FORMS, KEEP_ALIVE, Load, LoadError
 from bench.needs import MissingError, Need
 from bench.plan import QUICK, Run
 from bench.running import Running
-from bench.servers import LIMIT, PEER_SERVERS, REPLY, Server, find
+from bench.servers import CONVERSATION, LIMIT, PEER_SERVERS, REPLY, Server, find
 
 from bench import __main__ as bench
-from bench import cost, measure, needs
+from bench import bursts, cost, measure, needs
 from support import clients
 
 ONCE = """
@@ -137,3 +138,49 @@ def test_connections_that_each_process_has_are_counted(kit: Path) -> None:
         assert sum(found) == 20
         assert found == sorted(found)
         assert min(found) > 0  # prefork's are even
+
+
+def test_a_burst_is_answered_while_the_load_sleeps(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bursts, "CONNECTIONS", {True: 50, False: 20})
+    with Running(REPLY, kit, 2) as running:
+        for load in FORMS.values():
+            burst = bursts.Burst(running, load)
+            with burst.connected():
+                begun = time.perf_counter()
+                took = [burst.seconds() for _ in range(2)]
+                assert 0 < sum(took) < time.perf_counter() - begun
+
+
+def test_a_burst_of_which_the_load_has_not_slept_through_all_is_tried_again(
+    kit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bursts, "CONNECTIONS", {True: 1, False: 1})
+    monkeypatch.setattr(bursts, "NAP_S", 0.02)
+    with Running(SLEEPY, kit) as running:
+        burst = bursts.Burst(running, Load(1), b"SLEEP\r\n")
+        with burst.connected():
+            assert burst.seconds() >= 0.1
+            monkeypatch.setattr(bursts, "TRIES", 1)
+            burst = bursts.Burst(running, Load(1), b"SLEEP\r\n")
+        with burst.connected(), pytest.raises(LoadError, match="awake again"):
+            burst.seconds()
+
+
+def test_a_wrong_answer_to_a_burst_is_an_error(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bursts, "CONNECTIONS", {True: 1, False: 1})
+    with Running(REPLY, kit) as running:
+        burst = bursts.Burst(running, Load(1, keep=False), b"PING")
+        with burst.connected(), pytest.raises(LoadError, match=r"b'' is not what was asked for"):
+            burst.seconds()
+
+
+def test_scaling_is_measured_of_ours_and_those_beside_them(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bursts, "CONNECTIONS", {True: 40, False: 20})
+    monkeypatch.setattr(bursts, "NAP_S", 0.1)
+    run = Run(QUICK, kit, [], {})
+    found = bursts.scaling(run)
+    if run.missing:
+        assert run.missing == {"two workers": "they need two CPUs"}
+    else:
+        assert set(found) == {REPLY.name, CONVERSATION.name, LIMIT.name}
+        assert all(set(forms) == set(FORMS) for forms in found.values())
