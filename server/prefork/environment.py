@@ -60,6 +60,13 @@ def with_heritage(heritage: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in others}, _HERITAGE: heritage}
 
 
+def tunes_malloc() -> bool:
+    """Say whether somebody has told the C library how to keep free memory (mallopt(3), ENVIRONMENT; ld.so(8))."""
+    return any(name.startswith("MALLOC_") for name in os.environ) or (
+        "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    )
+
+
 def working_folder() -> Path:
     """Return the current folder as its user names it: through `$PWD`, a link to the newest release stays a link."""
     named = os.environ.get("PWD", "")

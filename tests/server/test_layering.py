@@ -13,7 +13,19 @@ HOUSE = Path(prefork.__file__).parent
 
 # from the ground up; what stands on one floor may see each other only where the last test allows it
 FLOORS = (
-    {"errors", "environment", "cgroup", "scoreboard", "log", "signals", "prctl", "networks", "sources", "throttle"},
+    {
+        "errors",
+        "environment",
+        "cgroup",
+        "scoreboard",
+        "log",
+        "signals",
+        "prctl",
+        "heap",
+        "networks",
+        "sources",
+        "throttle",
+    },
     {"settings"},
     {"service"},
     {"listener", "connection"},

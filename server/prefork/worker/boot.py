@@ -11,7 +11,7 @@ import importlib
 import resource
 from typing import TYPE_CHECKING, Final
 
-from prefork import adapters, log, prctl
+from prefork import adapters, heap, log, prctl
 from prefork.errors import PreforkError, TargetError
 from prefork.log import LOGGER
 from prefork.scoreboard import Field
@@ -42,6 +42,7 @@ def run(post: Post) -> int:
         privileges.drop(post.settings)
         # a worker that is still importing its target cannot read its channel: the kernel tells it
         prctl.die_with_parent(post.master)
+        heap.keep()
         service = post.plan.service or adapters.load(post.settings.target, post.settings.adapter)
         model = service.model(post.settings.model)
         service.check_tls(post.settings.tls_mode if post.plan.tls is not None else None)
