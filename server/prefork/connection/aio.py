@@ -1,7 +1,7 @@
 """The dialogue of an async worker: `Connection`, which an `async def` handler is given.
 
-Frames are cut from a whole chunk in one step and handed out one after the other without a wait; what is sent between
-two waits leaves in one write. It never accepts, and never knows how many others there are.
+Frames are cut from a whole chunk in one step and handed out one after the other without a wait; what answers them
+leaves in one write. It never accepts, and never knows how many others there are.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def keep_no_list() -> None:
 class Connection(Dialogue):
     """A dialogue with one peer, as an `async def` handler sees it.
 
-    `async for frame in conn` takes frames until the peer closes; `await conn.send(payload)` frames and sends. What is
-    sent between two waits leaves in one write. `id` is unique in this worker, `peer` is the other side's address.
+    `async for frame in conn` takes frames until the peer closes; `await conn.send(payload)` frames and sends. What
+    answers frames that came at once leaves in one write. `id` is unique in this worker, `peer` is the other side's
+    address.
     """
 
     __slots__ = (
@@ -159,7 +160,7 @@ class Connection(Dialogue):
         if not out:
             if self.wait is _CLOSE or self._transport.is_closing():
                 self._refuse_to_send()
-            if not self._unsent and self._uncounted <= 1:  # the only one, it seems: the event loop keeps it for a turn
+            if not self._unsent and self._uncounted <= 1:  # the only one, it seems: there is nothing to join it with
                 frame = self._encode(payload)
                 self._unsent = len(frame)
                 self._cells[_BYTES_OUT] += len(frame)
