@@ -87,3 +87,47 @@ def test_show_a_stopped_worker_delays_nobody_elses_connection(start: Callable[..
         row.says("longest delay with all four serving, ms", round(before, 1))
         row.says("99th percentile with one stopped, ms", round(near, 1))
         row.at_most("longest delay with one stopped, ms", worst, 20)
+
+
+PATIENT = """
+    import os
+    from prefork import Lines, reply
+    from prefork.worker import accept
+
+    accept.STEP_BACK = 60.0
+    leave = accept.Acceptor._unwatch
+
+    def say_and_leave(acceptor, seconds):
+        leave(acceptor, seconds)
+        print("steps back", flush=True)
+
+    accept.Acceptor._unwatch = say_and_leave
+
+    @reply(Lines(newline=b"\\n"))
+    def service(line: bytes) -> bytes:
+        return str(os.getpid()).encode()
+"""
+
+
+def line_from(sock: socket.socket) -> bytes:
+    """Return what comes, up to the end of a line."""
+    with sock.makefile("rb") as lines:
+        return lines.readline()
+
+
+def test_worker_that_has_stepped_back_accepts_again_as_soon_as_it_holds_no_more_than_its_share(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    with start(module(PATIENT), "--workers", "2") as server, contextlib.ExitStack() as stack:
+        other, worker = server.workers().values()
+        os.kill(other, signal.SIGSTOP)  # whoever steps back for it waits in vain
+        clients = []
+        for _ in range(3):
+            clients.append(stack.enter_context(server.connect()))
+            clients[-1].sendall(b"who\n")
+        first, second, waiting = clients
+        assert {line_from(one) for one in (first, second)} == {b"%d\n" % worker}
+        until(lambda: "steps back" in server.log())
+        first.close()
+        assert line_from(waiting) == b"%d\n" % worker
+        os.kill(other, signal.SIGCONT)

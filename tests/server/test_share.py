@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from prefork.scoreboard import Field, Phase, Scoreboard
-from prefork.worker.accept import BATCH, SLACK, Share
+from prefork.worker.accept import BATCH, CHURN, CHURN_S, SLACK, Churn, Share
 
 if TYPE_CHECKING:
     from prefork.worker.post import Post
@@ -63,3 +63,38 @@ def test_room_is_as_much_as_reaches_the_others_and_the_slack() -> None:
     assert room(3, (3, Phase.ACCEPTING, True)) == SLACK + 1
     assert room(3) >= BATCH
     assert room(3, (0, Phase.FULL, True)) >= BATCH
+
+
+def slack_behind(gone: int, seconds: float, *, before: int = 0) -> int:
+    """Let so many connections come within so many seconds, of which so many go, and return the slack then."""
+    churn = Churn()
+    for _ in range(before):
+        churn.gone()
+    churn.came(CHURN, now=100.0)  # the first ones begin the clock
+    for number in range(CHURN):
+        if number < gone:
+            churn.gone()
+        churn.came(1, now=100.0 + seconds * (number + 1) / CHURN)
+    return churn.slack
+
+
+def test_short_connections_have_a_batch_of_slack() -> None:
+    assert Churn().slack == SLACK
+    assert slack_behind(CHURN, CHURN_S / 2) == BATCH
+    assert slack_behind(CHURN // 2, CHURN_S / 2) == BATCH
+
+
+def test_connections_that_stay_or_come_slowly_have_none() -> None:
+    assert slack_behind(CHURN // 2 - 1, CHURN_S / 2) == SLACK
+    assert slack_behind(CHURN, CHURN_S * 1.01) == SLACK
+    assert slack_behind(0, CHURN_S / 2, before=1000) == SLACK
+
+
+def test_slack_ends_with_the_short_connections() -> None:
+    churn = Churn()
+    for _ in range(CHURN):
+        churn.gone()
+    churn.came(CHURN, now=0.0)
+    assert churn.slack == BATCH
+    churn.came(CHURN, now=0.01)
+    assert churn.slack == SLACK

@@ -47,6 +47,12 @@ STEP_BACK: Final = 0.002
 SLACK: Final = 1
 """Connections above the least loaded worker's that are still a fair share."""
 
+CHURN: Final = 32
+"""Connections that a worker has taken by which it judges whether they are short."""
+
+CHURN_S: Final = 0.25
+"""Seconds within which these must have come, and half as many gone, to be short."""
+
 STALE: Final = 2.0
 """Seconds after which a worker without a heartbeat is not waited for."""
 
@@ -98,7 +104,7 @@ class Share:
         self._used = post.board.used
         self._rows = 0
 
-    def room(self) -> int:
+    def room(self, slack: int = SLACK) -> int:
         """Return how many more connections this worker may take before it holds clearly more than another that accepts.
 
         Below 1 the queue is another's. One that steps back itself is left it only where it holds less by a batch: two
@@ -112,7 +118,7 @@ class Share:
         held.remove(own)  # its own row: the master counted it as used before it forked this worker
         if not held:
             return BATCH
-        room: int = min(held) + SLACK + 1 - own
+        room: int = min(held) + slack + 1 - own
         if room > 0:  # by far the most frequent answer, so it comes first
             return room
         fresh = time.monotonic_ns() - int(STALE * 1e9)
@@ -120,7 +126,7 @@ class Share:
         waited_for = [count + _LEAD[phase] for count, phase, beat in rows_held if phase in _LEAD and beat > fresh]
         if own in waited_for:
             waited_for.remove(own)
-        return min(waited_for, default=own + BATCH) + SLACK + 1 - own
+        return min(waited_for, default=own + BATCH) + slack + 1 - own
 
     def _look_at(self, rows: int) -> None:
         end = rows * WIDTH
@@ -128,6 +134,33 @@ class Share:
         self._phases = self._board[Field.PHASE : end : WIDTH]
         self._beats = self._board[Field.BEAT : end : WIDTH]
         self._connections = self._board[_CONNECTIONS:end:WIDTH]
+
+
+class Churn:
+    """Judges whether this worker's connections are short: they come fast, and most are gone again.
+
+    How many of such are open at one moment says little of who has more to do. Who steps back for each of them has
+    batches of one or two, and nothing to do in between: so they have a batch of slack.
+    """
+
+    def __init__(self) -> None:
+        self.slack = SLACK
+        self._came = 0
+        self._gone = 0
+        self._since = 0.0
+
+    def came(self, count: int, now: float) -> None:
+        """Count in so many more; judge by the last ones."""
+        self._came += count
+        if self._came >= CHURN:
+            is_short = 2 * self._gone >= self._came and now - self._since <= CHURN_S
+            self.slack = BATCH if is_short else SLACK
+            self._came = self._gone = 0
+            self._since = now
+
+    def gone(self) -> None:
+        """Count out one."""
+        self._gone += 1
 
 
 class Acceptor:
@@ -151,6 +184,7 @@ class Acceptor:
         self._settle = settle  # and behind all of a wake-up
         self.broken: Callable[[], None] = _nothing  # called when the listener is not what we think it is
         self._share = Share(post)
+        self._churn = Churn()
         self._own = post.row.cells
         self._limit = post.settings.max_connections
         self._sockets = [listener.socket for listener in post.listeners]
@@ -185,10 +219,17 @@ class Acceptor:
             listener.close()
 
     def released(self, _address: object) -> None:
-        """Accept again if this worker was full: a connection is gone."""
-        if not self._watching and self._back is None and not self.closed and not self.full:
-            if self._own[_PHASE] == Phase.FULL:  # and not about to leave
-                self._post.phase(Phase.ACCEPTING)
+        """Accept again, a connection being gone, if this worker was full, or holds no longer more than its share."""
+        self._churn.gone()
+        if self._watching or self.closed:
+            return
+        if self._back is None:
+            if not self.full:
+                if self._own[_PHASE] == Phase.FULL:  # and not about to leave
+                    self._post.phase(Phase.ACCEPTING)
+                self._watch()
+        elif self._stepped and self._share.room(self._churn.slack) > 0:
+            self._back.cancel()
             self._watch()
 
     def _watch(self) -> None:
@@ -228,12 +269,14 @@ class Acceptor:
         if taken:
             cells[_ACCEPTED] += taken
             self.last = time.monotonic()
+            self._churn.came(taken, self.last)
             self._settle()
         # a try that finds nothing is dear: behind a single one, only every PROBE-th wake-up tries for a second
         if taken > 1:
             self._batch = BATCH
         elif self._batch > 1:
-            self._batch, self._singles = 1, 0
+            if taken < room:  # else there may have been more, which were another's
+                self._batch, self._singles = 1, 0
         else:
             self._singles += 1
             if self._singles == PROBE:
@@ -248,7 +291,7 @@ class Acceptor:
             self._post.phase(Phase.FULL)
             self._unwatch(None)
             return 0
-        room = self._share.room()
+        room = self._share.room(self._churn.slack)
         # a worker that has just stepped back takes one at least: whoever holds less did not come for it
         if room < 1 and not self._stepped:
             self._stepped = True
