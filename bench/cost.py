@@ -7,6 +7,8 @@ two neighbours. It owns the tables of costs, with throughput and latency, which 
 from __future__ import annotations
 
 import statistics
+import sys
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -54,8 +56,11 @@ def sample(running: Running, requests: int, load: Load) -> Sample:
         LoadError: it did not.
     """
     measure.wait_for_room(load.connections if load.keep else requests)
+    if not load.keep:
+        time.sleep(max(0.0, running.ports_free - time.monotonic()))
     before = running.cpu()
     answers = loads.run(running.port, requests, load)
+    running.ports_free = time.monotonic() + measure.PORT_S
     return Sample((running.cpu() - before) / requests * 1e6, answers)
 
 
@@ -69,7 +74,7 @@ def requests_for(running: Running, seconds: float, load: Load) -> int:
     if load.frame:
         few = max(2 * load.connections, min(few, 2**25 // load.frame))
     rate = loads.run(running.port, few, load).per_second
-    return max(few, round(rate * seconds))
+    return min(max(few, round(rate * seconds)), sys.maxsize if load.keep else measure.ports_at_once())
 
 
 def shares(running: Running, requests: int, load: Load) -> list[int]:

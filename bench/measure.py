@@ -22,6 +22,9 @@ TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 SETTLED_S: Final = 0.1
 """A server that has used next to nothing of its CPU for so long has started, or has come to rest."""
 
+PORT_S: Final = 1.1
+"""Seconds from a connection's end until its port is free again; a tenth of them to spare."""
+
 TRACKING: Final = Path("/proc/sys/net/netfilter")
 FORGOTTEN_S: Final = 150
 
@@ -75,6 +78,16 @@ def wait_for_room(connections: int) -> None:
     with suppress(OSError):  # there is none
         while int(most.read_text()) - int(count.read_text()) < 2 * connections and time.monotonic() < until:
             time.sleep(1)
+
+
+def ports_at_once() -> int:
+    """Return how many connections one address can make to one port within `PORT_S`, with some to spare.
+
+    The kernel gives every other of its ports to who does not bind one, and each again `PORT_S` behind its connection's
+    end (ip-sysctl: ip_local_port_range, tcp_tw_reuse_delay). Beyond that a load waits, and the server seems to.
+    """
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split())
+    return (high - low) * 2 // 5
 
 
 def pss_kib(session: int) -> float:

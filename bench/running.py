@@ -51,6 +51,7 @@ class Running:
         server: which one.
         port: where it answers.
         session: its session, and the pid of what was started.
+        ports_free: when whoever makes many connections to it finds enough ports again, on the monotonic clock.
         start_s: seconds from the start to the first answer.
     """
 
@@ -66,6 +67,7 @@ class Running:
         self.server = server
         self.processes = processes
         self.start_s = 0.0
+        self.ports_free = 0.0
         self._kit = kit
         self._connections = connections
         self._cpus = measure.sides()[0] if cpus is None else cpus
