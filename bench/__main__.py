@@ -13,6 +13,7 @@ import argparse
 import datetime as dt
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ WHOLE: Final = ROOT / "docs" / "benchmarks"
 PART: Final = ROOT / "reports" / "benchmarks"
 OURS: Final = 2
 FAILED: Final = 1
+INTERRUPTED: Final = 130
 
 
 def _models(run: Run) -> dict[str, Model]:
@@ -97,7 +99,7 @@ PARTS: Final[dict[str, tuple[Callable[[Run, Results], None], Callable[[Plan, int
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write the report, and return the exit code: 0, 1 if not all could be done, 2 for usage."""
+    """Measure, write the report, and return the exit code: 0, 1 if not all was done, 2 for usage, 130 interrupted."""
     options = _options(arguments)
     plan = QUICK if options.quick else FULL
     is_all = not options.quick and set(options.only) == set(PARTS)
@@ -109,6 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingError as error:
         sys.stderr.write(f"bench: {error}\n")
         return FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("bench: interrupted; nothing was written\n")
+        return INTERRUPTED
     report.write(found, folder)
     sys.stdout.write(f"{folder / 'README.md'}\n")
     return 0 if is_whole else FAILED
@@ -174,4 +179,5 @@ def _facts(plan: Plan, seconds: float) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end with it
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from bench.servers import CONVERSATION, LIMIT, PEER_SERVERS, REPLY, Server, find
 from bench import __main__ as bench
 from bench import bursts, cost, measure, needs
 from support import clients
+from support.server import alive
 
 ONCE = """
 import socket, sys
@@ -130,6 +132,30 @@ def test_the_whole_program_writes_a_report(kit: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=Path(bench.__file__).parents[1], capture_output=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "## Accepting" in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_a_bench_that_is_told_to_end_leaves_nothing_behind(kit: Path, tmp_path: Path) -> None:
+    assert kit.is_dir()
+    command = [sys.executable, "-m", "bench", "--quick", "--only", "accept", "--output", str(tmp_path)]
+    folder = Path(bench.__file__).parents[1]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "round 1" in line:
+                break
+        servers = started_by(process.pid)
+        assert len(servers) == 2
+        process.terminate()
+        assert process.stderr.readlines()[-1] == "bench: interrupted; nothing was written\n"
+    assert process.returncode == 130
+    assert not any(alive(pid) for pid in servers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def started_by(pid: int) -> list[int]:
+    """Return the servers, each of which is the head of a session of its own."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return [int(child) for child in children if os.getsid(int(child)) == int(child)]
 
 
 def test_connections_that_each_process_has_are_counted(kit: Path) -> None:

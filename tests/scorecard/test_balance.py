@@ -27,9 +27,9 @@ TRIES = 3
 """Tries for a figure that a busy neighbour on the machine can spoil; a fault of the server's spoils all of them."""
 
 
-def pace(began: float, number: int) -> None:
+def pace(began: float, number: int, spacing: float = SPACING) -> None:
     """Wait for a moment on the schedule: this is the rate that is asked for, not a wait for something to happen."""
-    while (left := began + number * SPACING - time.monotonic()) > 0:
+    while (left := began + number * spacing - time.monotonic()) > 0:
         time.sleep(left)
 
 
@@ -52,6 +52,29 @@ def test_show_connections_are_spread_evenly_over_idle_async_workers(
         row.says("connections per second", round(CONNECTIONS / took))
         row.says("workers waited for a CPU, ms in all", round(starved_ms(server.workers().values()) - waited))
         row.at_most("largest share over smallest", shares[-1] / max(1, shares[0]), limit)
+
+
+def test_show_newcomers_go_to_the_worker_that_has_taken_the_place_of_one_that_crashed(
+    start: Callable[..., Server], app: str, row: Row
+) -> None:
+    serve = start(app, "--workers", str(WORKERS))
+    with serve as server, row.watch(server, announces=["was killed by SIGKILL"]), contextlib.ExitStack() as stack:
+
+        def connect(count: int, spacing: float) -> None:
+            expected = server.status()["totals"]["connections"] + count
+            began = time.monotonic()
+            for number in range(count):
+                pace(began, number, spacing)
+                stack.enter_context(server.connect())
+            until(lambda: server.status()["totals"]["connections"] == expected)
+
+        connect(80, SPACING)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        until(lambda: server.has_replaced(1))
+        connect(24, 10 * SPACING)
+        shares = sorted(w["connections"] for w in server.status()["workers"])
+        row.says("connections per worker", "/".join(map(str, shares)))
+        row.at_most("largest share over smallest", shares[-1] / max(1, shares[0]), 1.25)
 
 
 def delays_ms(address: tuple[str, int], count: int) -> list[float]:
@@ -95,13 +118,13 @@ PATIENT = """
     from prefork.worker import accept
 
     accept.STEP_BACK = 60.0
-    leave = accept.Acceptor._unwatch
+    step_back = accept.Acceptor._step_back
 
-    def say_and_leave(acceptor, seconds):
-        leave(acceptor, seconds)
+    def say_so(acceptor):
+        step_back(acceptor)
         print("steps back", flush=True)
 
-    accept.Acceptor._unwatch = say_and_leave
+    accept.Acceptor._step_back = say_so
 
     @reply(Lines(newline=b"\\n"))
     def service(line: bytes) -> bytes:

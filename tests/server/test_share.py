@@ -98,3 +98,13 @@ def test_slack_ends_with_the_short_connections() -> None:
     assert churn.slack == BATCH
     churn.came(CHURN, now=0.01)
     assert churn.slack == SLACK
+
+
+def test_slack_of_short_connections_that_came_long_ago_is_forgotten_by_the_next() -> None:
+    churn = Churn()
+    for _ in range(CHURN):
+        churn.gone()
+    churn.came(CHURN, now=0.0)
+    assert churn.slack == BATCH
+    churn.came(1, now=CHURN_S * 1.01)
+    assert churn.slack == SLACK

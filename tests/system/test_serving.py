@@ -644,3 +644,4 @@ def test_at_its_connection_limit_a_worker_leaves_newcomers_in_the_queue(start: C
             assert server.workers("full")
             second.close()
             assert third.recv(5) == b"later"
+        until(lambda: server.workers("serving"), what="it says that it has room again")

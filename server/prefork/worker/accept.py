@@ -151,12 +151,16 @@ class Churn:
 
     def came(self, count: int, now: float) -> None:
         """Count in so many more; judge by the last ones."""
+        if now - self._since > CHURN_S:
+            self._begin(SLACK, now)
         self._came += count
         if self._came >= CHURN:
-            is_short = 2 * self._gone >= self._came and now - self._since <= CHURN_S
-            self.slack = BATCH if is_short else SLACK
-            self._came = self._gone = 0
-            self._since = now
+            self._begin(BATCH if 2 * self._gone >= self._came else SLACK, now)
+
+    def _begin(self, slack: int, now: float) -> None:
+        self.slack = slack
+        self._came = self._gone = 0
+        self._since = now
 
     def gone(self) -> None:
         """Count out one."""
@@ -191,8 +195,8 @@ class Acceptor:
         self._batch = BATCH
         self._singles = 0
         self._watching = False
-        self._back: asyncio.TimerHandle | None = None
-        self._stepped = False
+        self._back: asyncio.TimerHandle | None = None  # to the queue, which it leaves alone for a while
+        self._takes_one = False  # even of more than its share
         self._failures = Failures(post)
         self.last = 0.0  # when a connection was last taken, on the monotonic clock
         self.closed = False
@@ -211,7 +215,7 @@ class Acceptor:
         """Accept no more, and close this worker's copies of the listeners."""
         if self.closed:
             return
-        self._unwatch(None)
+        self._unwatch()
         self.closed = True
         if self._back is not None:
             self._back.cancel()
@@ -221,16 +225,13 @@ class Acceptor:
     def released(self, _address: object) -> None:
         """Accept again, a connection being gone, if this worker was full, or holds no longer more than its share."""
         self._churn.gone()
-        if self._watching or self.closed:
+        if self._watching or self.closed or self.full:
             return
-        if self._back is None:
-            if not self.full:
-                if self._own[_PHASE] == Phase.FULL:  # and not about to leave
-                    self._post.phase(Phase.ACCEPTING)
-                self._watch()
-        elif self._stepped and self._share.room(self._churn.slack) > 0:
+        if self._back is not None:
+            if self._share.room(self._churn.slack) < 1:
+                return
             self._back.cancel()
-            self._watch()
+        self._watch()
 
     def _watch(self) -> None:
         self._back = None
@@ -242,14 +243,27 @@ class Acceptor:
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._readable, sock)
 
-    def _unwatch(self, seconds: float | None) -> None:
-        """Leave the queue alone: for `seconds`, or until a connection is released."""
+    def _unwatch(self) -> None:
+        """Leave the queue alone."""
         if self._watching:
             self._watching = False
             for sock in self._sockets:
                 self._loop.remove_reader(sock.fileno())
-        if seconds is not None:
-            self._back = self._loop.call_later(seconds, self._watch)
+
+    def _step_back(self) -> None:
+        """Leave the queue to whoever holds less, for a moment."""
+        if self._own[_PHASE] == Phase.ACCEPTING:
+            self._post.phase(Phase.YIELDING)
+        self._unwatch()
+        self._back = self._loop.call_later(STEP_BACK, self._come_back)
+
+    def _come_back(self) -> None:
+        """Accept again, and take one at least if there is one: whoever holds less did not come for it."""
+        self._watch()
+        for sock in self._sockets:
+            self._takes_one = True
+            self._readable(sock)
+        self._takes_one = False
 
     def _readable(self, listener: socket.socket) -> None:
         """Take one connection, or a batch while they come in a burst, unless others hold less."""
@@ -288,18 +302,15 @@ class Acceptor:
             return 0
         free = self._limit - self._own[_CONNECTIONS]
         if free <= 0:
-            self._post.phase(Phase.FULL)
-            self._unwatch(None)
+            if self._own[_PHASE] == Phase.ACCEPTING:  # and not about to leave
+                self._post.phase(Phase.FULL)
+            self._unwatch()
             return 0
         room = self._share.room(self._churn.slack)
-        # a worker that has just stepped back takes one at least: whoever holds less did not come for it
-        if room < 1 and not self._stepped:
-            self._stepped = True
-            if self._own[_PHASE] == Phase.ACCEPTING:
-                self._post.phase(Phase.YIELDING)
-            self._unwatch(STEP_BACK)
+        if room < 1 and not self._takes_one:
+            self._step_back()
             return 0
-        self._stepped = False
+        self._takes_one = False
         return min(self._batch, free, max(room, 1))
 
     def _failed(self, error: OSError) -> None:
@@ -308,7 +319,8 @@ class Acceptor:
             self.last = time.monotonic()  # the queue has not been seen empty
             if self._own[_PHASE] == Phase.ACCEPTING:  # so that no other steps back for this one
                 self._post.phase(Phase.FULL)
-            self._unwatch(PAUSE)
+            self._unwatch()
+            self._back = self._loop.call_later(PAUSE, self._watch)
         elif then is Then.LEAVE:
             self.close()
             self.broken()
