@@ -509,3 +509,44 @@ def test_handler_that_has_sent_what_is_no_payload_ends_in_order(
         assert server.stop() == 0
         assert "never retrieved" not in server.log()
         assert len(re.findall("Traceback", server.log())) == 1
+
+
+RELUCTANT = """
+    import asyncio
+    from contextlib import contextmanager
+    from prefork import Connection, Lines, conversation
+
+    def refuse_the_first(loop, coro, **options):
+        loop.set_task_factory(None if coro.__name__ == "_converse" else refuse_the_first)
+        if coro.__name__ == "_converse":
+            raise RuntimeError("no task for it")
+        return asyncio.Task(coro, loop=loop, **options)
+
+    @conversation(Lines())
+    async def service(conn: Connection) -> None:
+        async for line in conn:
+            await conn.send(line)
+
+    @service.lifespan
+    @contextmanager
+    def tasks():
+        asyncio.get_running_loop().set_task_factory(refuse_the_first)
+        yield
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connection_for_which_no_task_can_be_made_ends_at_once_and_alone(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, loop: str
+) -> None:
+    without_some = without(tmp_path, *LOOPS[loop])
+    with start(module(RELUCTANT), "--workers", "1", PYTHONPATH=without_some) as server:
+        with server.connect() as refused:
+            assert refused.recv(1) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 1
+        assert "RuntimeError: no task for it" in server.log()
+        assert "never awaited" not in server.log()
+        with server.connect() as served:
+            served.sendall(b"hello\r\n")
+            assert served.recv(20) == b"hello\r\n"

@@ -53,7 +53,13 @@ class Dialogue(Link):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handler."""
         Link.connection_made(self, transport)
-        self._task = self._hub.start(self._converse())
+        conversation = self._converse()
+        try:
+            self._task = self._hub.start(conversation)
+        except Exception as error:  # noqa: BLE001 - a task factory of the service's: what it does not start ends here
+            conversation.close()
+            self._failed(error)
+            self._transport.abort()
 
     def cancel(self) -> None:
         """Cancel the handler and drop the connection: the drain timeout has come."""
