@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 WORKERS: Final = (1, 2)
 CONNECTIONS: Final = {True: 4_000, False: 2_000}
 """Of a burst, by whether they stay open; those that do not must all find room in the listener's queue."""
-NAP_S: Final = 1.0
-"""How long the load sleeps at first; then a few times as long as the answers took."""
+NAP_S: Final = 0.5
+"""How long the load sleeps at least; or a few times as long as the answers have taken."""
 TRIES: Final = 5
 _TIMESTAMP: Final = 35
 """SO_TIMESTAMPNS, for which Python's socket has no name: with each part the realtime clock of its coming."""
@@ -77,7 +77,7 @@ class Burst:
             with ExitStack() as stack:
                 begun, woken, last = self._ask(stack)
             if last < woken:
-                self._nap_s = max(3 * (last - begun), 0.05)
+                self._nap_s = max(3 * (last - begun), NAP_S)
                 return last - begun
             self._nap_s *= 2
         raise LoadError(f"{self._running.server.name}: the last answer came when the load was awake again")
@@ -139,7 +139,7 @@ def scaling(run: Run) -> Scaling:
     for server in (REPLY, CONVERSATION, LIMIT, *(peer for peer in run.peers if peer.name == UVLOOP_STREAMS)):
         try:
             found[server.name] = {form: _ratio(run, server, load, cpus) for form, load in FORMS.items()}
-        except (MissingError, LoadError) as error:
+        except (MissingError, LoadError, OSError) as error:
             run.leave_out(server, "two workers", error)
         run.say(f"two workers: {server.name}")
     return found
@@ -164,4 +164,4 @@ def _ratio(run: Run, server: Server, load: Load, cpus: set[int]) -> Spread:
 
 def expected_s(plan: Plan) -> float:
     """Return about how many seconds it takes."""
-    return 4 * len(FORMS) * (5 + plan.rounds)
+    return 4 * len(FORMS) * (5 + 2 * NAP_S * plan.rounds)

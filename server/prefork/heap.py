@@ -31,8 +31,8 @@ def keep() -> None:
     """Keep so much, unless the environment says something else to the C library."""
     if environment.tunes_malloc():
         return
-    with contextlib.suppress(AttributeError):  # there is no mallopt
+    with contextlib.suppress(AttributeError, OSError):  # there is no mallopt
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_ARENA_MAX, ARENAS)
-        mallopt(_M_TRIM_THRESHOLD, KEPT)
-        mallopt(_M_MMAP_THRESHOLD, LARGEST)
+        if mallopt(_M_MMAP_THRESHOLD, LARGEST):  # refused where a heap has no room for such a block
+            mallopt(_M_TRIM_THRESHOLD, KEPT)
+            mallopt(_M_ARENA_MAX, ARENAS)

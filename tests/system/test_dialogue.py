@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import tls
 from support.absent import LOOPS, without
 from support.waiting import until
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.server import Server
+    from support.tls import Authority
 
 SERVICE = """
     import asyncio
@@ -517,8 +519,8 @@ RELUCTANT = """
     from prefork import Connection, Lines, conversation
 
     def refuse_the_first(loop, coro, **options):
-        loop.set_task_factory(None if coro.__name__ == "_converse" else refuse_the_first)
-        if coro.__name__ == "_converse":
+        if coro.__name__ == "REFUSED":
+            loop.set_task_factory(None)
             raise RuntimeError("no task for it")
         return asyncio.Task(coro, loop=loop, **options)
 
@@ -535,18 +537,27 @@ RELUCTANT = """
 """
 
 
+@pytest.mark.parametrize("refused", ["_converse", "_shake_hands"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_connection_for_which_no_task_can_be_made_ends_at_once_and_alone(
-    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, loop: str
+    start: Callable[..., Server],
+    module: Callable[..., str],
+    authority: Authority,
+    tmp_path: Path,
+    loop: str,
+    refused: str,
 ) -> None:
+    options = authority.options if refused == "_shake_hands" else []
     without_some = without(tmp_path, *LOOPS[loop])
-    with start(module(RELUCTANT), "--workers", "1", PYTHONPATH=without_some) as server:
-        with server.connect() as refused:
-            assert refused.recv(1) == b""
+    target = module(RELUCTANT.replace("REFUSED", refused))
+    with start(target, "--workers", "1", *options, PYTHONPATH=without_some) as server:
+        with server.connect() as first:
+            assert first.recv(1) == b""
         until(lambda: server.status()["totals"]["connections"] == 0)
+        until(lambda: "RuntimeError: no task for it" in server.log())
         assert server.status()["totals"]["errors"] == 1
-        assert "RuntimeError: no task for it" in server.log()
         assert "never awaited" not in server.log()
-        with server.connect() as served:
-            served.sendall(b"hello\r\n")
-            assert served.recv(20) == b"hello\r\n"
+        second = tls.connect(server, authority.client()) if options else server.connect()
+        with second:
+            second.sendall(b"hello\r\n")
+            assert second.recv(20) == b"hello\r\n"

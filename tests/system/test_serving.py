@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -645,3 +646,44 @@ def test_at_its_connection_limit_a_worker_leaves_newcomers_in_the_queue(start: C
             second.close()
             assert third.recv(5) == b"later"
         until(lambda: server.workers("serving"), what="it says that it has room again")
+
+
+ODD_ANSWERS = """
+    import os
+    from prefork import Lines, Raw, reply
+
+    shared = bytearray(b"....")
+
+    def answer(what: bytes):
+        if what.strip() == b"text":
+            return "text"
+        if what.strip() == b"number":
+            return 7
+        if what.strip() == b"view":
+            return memoryview(b"view")
+        shared[:] = what.strip()
+        return shared
+
+    service = reply(FRAMING)(answer)
+"""
+
+
+@pytest.mark.parametrize("framing", ["Lines()", "Raw()"])
+def test_an_answer_that_is_no_bytes_is_sent_as_it_was_or_ends_its_connection_alone(
+    start: Callable[..., Server], module: Callable[..., str], framing: str
+) -> None:
+    end = b"\r\n" if framing == "Lines()" else b""
+    with start(module(ODD_ANSWERS.replace("FRAMING", framing)), "--workers", "1") as server:
+        for errors, wrong in enumerate((b"text", b"number"), 1):
+            assert exchange(server.address, wrong + b"\n") == b""
+            assert server.status()["totals"]["errors"] == errors
+        until(lambda: server.log().count("Traceback") == 2)
+        assert exchange(server.address, b"view\n") == b"view" + end
+        with server.connect() as one, server.connect() as other:
+            os.kill(server.workers()[0], signal.SIGSTOP)  # both are read in one turn of the loop
+            one.sendall(b"abcd\n")
+            other.sendall(b"efgh\n")
+            os.kill(server.workers()[0], signal.SIGCONT)
+            assert read_exactly(one, 4) == b"abcd"
+            assert read_exactly(other, 4) == b"efgh"
+        assert server.status()["totals"]["errors"] == 2

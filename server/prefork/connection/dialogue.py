@@ -57,9 +57,9 @@ class Dialogue(Link):
         try:
             self._task = self._hub.start(conversation)
         except Exception as error:  # noqa: BLE001 - a task factory of the service's: what it does not start ends here
-            conversation.close()
             self._failed(error)
             self._transport.abort()
+            conversation.close()
 
     def cancel(self) -> None:
         """Cancel the handler and drop the connection: the drain timeout has come."""

@@ -69,7 +69,10 @@ class ReplyLink(Link):
             answer = self._handler(frame)
             if answer is None:
                 return True
-            data = self._hub.encode(answer)
+            hub = self._hub
+            data = hub.encode(answer) if type(answer) is bytes else hub.encode_all((answer,))
+            if type(data) is not bytes:  # a framing of one's own may make of it what it likes
+                data = b"".join((data,))
         except BaseException as error:  # noqa: BLE001 - whatever it raises ends this connection alone
             self._failed(error)
             self._finish()

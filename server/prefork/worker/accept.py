@@ -198,7 +198,7 @@ class Acceptor:
         self._back: asyncio.TimerHandle | None = None  # to the queue, which it leaves alone for a while
         self._takes_one = False  # even of more than its share
         self._failures = Failures(post)
-        self.last = 0.0  # when a connection was last taken, on the monotonic clock
+        self.last = 0.0  # when the queue was last not empty, as far as is known, on the monotonic clock
         self.closed = False
 
     @property
@@ -208,7 +208,6 @@ class Acceptor:
 
     def open(self) -> None:
         """Begin to accept."""
-        self.last = time.monotonic()
         self._watch()
 
     def close(self) -> None:
@@ -238,6 +237,7 @@ class Acceptor:
         if self.closed or self._watching:
             return
         self._watching = True
+        self.last = time.monotonic()  # the queue has not been seen empty
         if self._own[_PHASE] in _AWAY:
             self._post.phase(Phase.ACCEPTING)
         for sock in self._sockets:
@@ -316,7 +316,7 @@ class Acceptor:
     def _failed(self, error: OSError) -> None:
         then = self._failures.judge(error)
         if then is Then.PAUSE:
-            self.last = time.monotonic()  # the queue has not been seen empty
+            self.last = time.monotonic() + PAUSE  # nor will it be seen empty before
             if self._own[_PHASE] == Phase.ACCEPTING:  # so that no other steps back for this one
                 self._post.phase(Phase.FULL)
             self._unwatch()

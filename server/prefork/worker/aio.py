@@ -262,7 +262,13 @@ class _Worker:
         would be a tenth of what a connection costs.
         """
         if self._hub.secure:
-            handshake = self._loop.create_task(self._shake_hands(fd, address))
+            shaking = self._shake_hands(fd, address)
+            try:
+                handshake = self._loop.create_task(shaking)
+            except Exception as error:  # noqa: BLE001 - a task factory of the service's
+                self._give_up(fd, address, error)
+                shaking.close()
+                return
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
             return
