@@ -7,7 +7,6 @@ two neighbours. It owns the tables of costs, with throughput and latency, which 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -74,7 +73,8 @@ def requests_for(running: Running, seconds: float, load: Load) -> int:
     if load.frame:
         few = max(2 * load.connections, min(few, 2**25 // load.frame))
     rate = loads.run(running.port, few, load).per_second
-    return min(max(few, round(rate * seconds)), sys.maxsize if load.keep else measure.ports_at_once())
+    many = max(few, round(rate * seconds))
+    return many if load.keep else min(many, measure.ports_at_once())
 
 
 def shares(running: Running, requests: int, load: Load) -> list[int]:

@@ -19,8 +19,8 @@ LARGEST: Final = 4 * 2**20
 """Bytes of the largest block that comes from the heap; a larger one is the kernel's, and goes back when it is free."""
 
 ARENAS: Final = 1
-"""Heaps of a process. By default each thread gets one, with free memory of its own; under Python's lock, which lets one
-thread run at a time, they would seldom want it at once."""
+"""Heaps of a process. By default each thread gets one, which would keep as much again; under Python's lock, which lets
+one thread run at a time, few want the one at once."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3

@@ -28,9 +28,8 @@ SLOW: Final = 2000
 LINGER: Final = 2.0
 """Seconds for which the server reads on for a peer's own close (`prefork.connection.edge.LINGER`)."""
 
-LEAST_P99: Final = 1.0
-"""Milliseconds. A baseline below this is a few turns of the scheduler, and twice that its noise: whoever sends the slow
-bytes needs a processor too, and beside that the others' p99 was up to 1.3 ms on a slow machine."""
+LEAST_P99: Final = 0.5
+"""Milliseconds. A baseline below this is a few turns of the scheduler, and twice that its noise."""
 
 DIALOGUE: Final = """
     import os

@@ -90,21 +90,12 @@ def test_connections_that_stay_or_come_slowly_have_none() -> None:
     assert slack_behind(0, CHURN_S / 2, before=1000) == SLACK
 
 
-def test_slack_ends_with_the_short_connections() -> None:
+@pytest.mark.parametrize(("count", "seconds"), [(CHURN, 0.01), (1, CHURN_S * 1.01)], ids=["others stay", "a lull"])
+def test_slack_ends_with_the_short_connections(count: int, seconds: float) -> None:
     churn = Churn()
     for _ in range(CHURN):
         churn.gone()
     churn.came(CHURN, now=0.0)
     assert churn.slack == BATCH
-    churn.came(CHURN, now=0.01)
-    assert churn.slack == SLACK
-
-
-def test_slack_of_short_connections_that_came_long_ago_is_forgotten_by_the_next() -> None:
-    churn = Churn()
-    for _ in range(CHURN):
-        churn.gone()
-    churn.came(CHURN, now=0.0)
-    assert churn.slack == BATCH
-    churn.came(1, now=CHURN_S * 1.01)
+    churn.came(count, now=seconds)
     assert churn.slack == SLACK

@@ -1,6 +1,7 @@
 """Peers that send a byte a second of a line that never ends, in a process of their own.
 
-In a process of their own, because whoever measures others beside them must not be slowed by sending for them.
+In a process of their own, because whoever measures others beside them must not be slowed by sending for them; and one
+that stands back for all others (nice(2)), because such peers come from elsewhere, and take nobody's processor here.
 `python drips.py HOST PORT COUNT` connects, says when the first began once all have, goes on until each
 was cut off, and then says as a JSON list how each `Ended`. Times are of the monotonic clock.
 """
@@ -8,6 +9,7 @@ was cut off, and then says as a JSON list how each `Ended`. Times are of the mon
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -109,6 +111,7 @@ class _Sender:
 
 
 def _main(host: str, port: str, count: str) -> None:
+    os.nice(19)
     sender = _Sender((host, int(port)), int(count))
     sys.stdout.write(f"{sender.all[0].began}\n")
     sys.stdout.flush()

@@ -121,3 +121,38 @@ def test_connection_that_was_gone_before_it_was_accepted_is_no_event(
             assert cpu_seconds(worker) - used <= 0.1, "it spins"
             assert server.workers()[0] == worker
         assert "cannot accept" not in server.log()
+
+
+SHORT_OF_DESCRIPTORS = """
+    import os, resource
+    from prefork import Lines, reply
+    from prefork.worker import accept
+
+    accept.PAUSE = 3.0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    @reply(Lines(newline=b"\\n"))
+    def service(line: bytes) -> bytes:
+        if line == b"none":
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        if line == b"some":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return line
+"""
+
+
+def test_worker_that_is_told_to_leave_while_it_lacks_descriptors_serves_who_waits_in_the_queue(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    with start(module(SHORT_OF_DESCRIPTORS), "--workers", "1") as server, server.connect() as live:
+        live.sendall(b"none\n")
+        assert read_exactly(live, 5) == b"none\n"
+        with server.connect() as newcomer:
+            newcomer.sendall(b"new\n")
+            until(lambda: "cannot accept" in server.log())
+            live.sendall(b"some\n")
+            assert read_exactly(live, 5) == b"some\n"
+            server.send(signal.SIGTERM)
+            assert read_exactly(newcomer, 4) == b"new\n"

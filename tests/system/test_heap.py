@@ -71,7 +71,7 @@ def ask_for_large_frames(server: Server) -> float:
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has such bounds")
 
 
-@pytest.mark.parametrize("name", ["answer", "talk", "block"])
+@pytest.mark.parametrize("name", ["answer", "block"])
 def test_a_large_frame_does_not_pay_for_its_pages_again_and_again(tmp_path: Path, name: str) -> None:
     with serve(tmp_path, name) as server:
         (pid,) = server.workers().values()

@@ -198,13 +198,18 @@ class Acceptor:
         self._back: asyncio.TimerHandle | None = None  # to the queue, which it leaves alone for a while
         self._takes_one = False  # even of more than its share
         self._failures = Failures(post)
-        self.last = 0.0  # when the queue was last not empty, as far as is known, on the monotonic clock
+        self.last = 0.0  # when a connection was last taken, or it began to look for some, on the monotonic clock
         self.closed = False
 
     @property
     def full(self) -> bool:
         """Whether this worker holds as many connections as it may."""
         return self._own[_CONNECTIONS] >= self._limit
+
+    @property
+    def away(self) -> bool:
+        """Whether there may be connections in the queue at which this worker does not look just now."""
+        return self._back is not None or self.full
 
     def open(self) -> None:
         """Begin to accept."""
@@ -237,7 +242,7 @@ class Acceptor:
         if self.closed or self._watching:
             return
         self._watching = True
-        self.last = time.monotonic()  # the queue has not been seen empty
+        self.last = time.monotonic()
         if self._own[_PHASE] in _AWAY:
             self._post.phase(Phase.ACCEPTING)
         for sock in self._sockets:
@@ -316,7 +321,6 @@ class Acceptor:
     def _failed(self, error: OSError) -> None:
         then = self._failures.judge(error)
         if then is Then.PAUSE:
-            self.last = time.monotonic() + PAUSE  # nor will it be seen empty before
             if self._own[_PHASE] == Phase.ACCEPTING:  # so that no other steps back for this one
                 self._post.phase(Phase.FULL)
             self._unwatch()

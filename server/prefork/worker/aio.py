@@ -225,7 +225,7 @@ class _Worker:
         began, closing = time.monotonic(), self._post.closing_time(deadline)
         while (now := time.monotonic()) < deadline and self.ear.order is not Order.QUIT:
             hub.closing = now >= closing
-            empty = now - max(began, acceptor.last) >= QUEUE_QUIET and not acceptor.full
+            empty = now - max(began, acceptor.last) >= QUEUE_QUIET and not acceptor.away
             # whoever would come in at the very end could not be served to theirs
             if self.ear.order is Order.RETIRE or empty or hub.closing:
                 acceptor.close()
