@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import struct
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,18 +19,13 @@ FRAME = struct.pack("!I", MIB - 4) + b"x" * (MIB - 4)
 PEERS = 8
 ROUNDS = 12
 TARGET = """
-from prefork import Connection, LengthPrefixed, conversation, reply
+from prefork import LengthPrefixed, conversation, reply
 
 framing = LengthPrefixed(4, max_length=2**20)
 
 @reply(framing)
 def answer(frame: bytes) -> bytes:
     return frame
-
-@conversation(framing)
-async def talk(conn: Connection) -> None:
-    async for frame in conn:
-        await conn.send(frame)
 
 @conversation(framing)
 def block(conn) -> None:
@@ -45,11 +42,6 @@ def serve(tmp_path: Path, name: str) -> Server:
 def faults(pid: int) -> int:
     """Page faults that needed no disk (proc(5), stat, minflt)."""
     return int(Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[7])
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory (proc(5), statm)."""
-    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * 4096
 
 
 def ask_for_large_frames(server: Server) -> float:
@@ -74,10 +66,29 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 @pytest.mark.parametrize("name", ["answer", "block"])
 def test_a_large_frame_does_not_pay_for_its_pages_again_and_again(tmp_path: Path, name: str) -> None:
     with serve(tmp_path, name) as server:
-        (pid,) = server.workers().values()
-        small = resident(pid)
         assert ask_for_large_frames(server) < 100
-        assert resident(pid) - small < heap.KEPT + 8 * MIB
+
+
+FREED = """
+import os
+from pathlib import Path
+from prefork import heap
+
+def resident():
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+heap.keep()
+before = resident()
+blocks = [b"x" * heap.LARGEST for _ in range(20)]
+blocks += [b"x" * (heap.LARGEST // 2) for _ in range(20)]
+del blocks
+print(resident() - before)
+"""
+
+
+def test_what_is_free_at_the_end_of_the_heap_is_kept_up_to_a_bound() -> None:
+    left = int(subprocess.run([sys.executable, "-c", FREED], capture_output=True, check=True).stdout)
+    assert heap.KEPT / 2 < left < heap.KEPT + 2 * MIB
 
 
 @pytest.mark.parametrize(
