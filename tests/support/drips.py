@@ -1,7 +1,6 @@
 """Peers that send a byte a second of a line that never ends, in a process of their own.
 
-In a process of their own, because whoever measures others beside them must not be slowed by sending for them; and one
-that stands back for all others (nice(2)), because such peers come from elsewhere, and take nobody's processor here.
+In a process of their own, because whoever measures others beside them must not be slowed by sending for them.
 `python drips.py HOST PORT COUNT` connects, says when the first began once all have, goes on until each
 was cut off, and then says as a JSON list how each `Ended`. Times are of the monotonic clock.
 """
@@ -9,7 +8,6 @@ was cut off, and then says as a JSON list how each `Ended`. Times are of the mon
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
 import subprocess
@@ -68,7 +66,7 @@ class _Sender:
     """All of them, in one thread: what is due is sent at its time, so that the bytes are spread over the second."""
 
     def __init__(self, address: tuple[str, int], count: int) -> None:
-        self._poll = select.poll()
+        self._poll = select.epoll()  # poll(2) looks at all of them for each byte, and so slows whom it runs beside
         self._by_fd: dict[int, _Drip] = {}
         first = time.monotonic() + 1.0
         for number in range(count):
@@ -76,7 +74,7 @@ class _Sender:
             sock.setblocking(False)
             now = time.monotonic()
             sock.send(b"x")
-            self._poll.register(sock, select.POLLIN)
+            self._poll.register(sock, select.EPOLLIN)
             self._by_fd[sock.fileno()] = _Drip(sock, now, first + number / count)
         self.all = list(self._by_fd.values())
         self._due = deque(self.all)
@@ -100,7 +98,7 @@ class _Sender:
             self._due.append(drip)
 
     def _look(self, seconds: float) -> None:
-        for fd, _ in self._poll.poll(seconds * 1000):
+        for fd, _ in self._poll.poll(seconds):
             drip = self._by_fd[fd]
             self._poll.unregister(fd)  # it goes on sending: that is what makes it hostile
             drip.told = time.monotonic() - drip.began
@@ -111,7 +109,6 @@ class _Sender:
 
 
 def _main(host: str, port: str, count: str) -> None:
-    os.nice(19)
     sender = _Sender((host, int(port)), int(count))
     sys.stdout.write(f"{sender.all[0].began}\n")
     sys.stdout.flush()
