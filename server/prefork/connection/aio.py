@@ -27,6 +27,7 @@ from prefork.connection.edge import peer_name as _name
 from prefork.connection.hello import HANDSHAKE
 from prefork.connection.link import Link
 from prefork.connection.tls import Tls, describe, report
+from prefork.connection.waiter import Waiter
 from prefork.scoreboard import Field
 from prefork_wire import FrameError, cut_one_by_one, cutter
 
@@ -257,7 +258,8 @@ class Connection(Dialogue):
         if self.wait is _FIRST_BYTE and data[0] == HANDSHAKE:
             self._look_for_hello(data)
         waiter = self._waiter
-        if waiter is None or waiter.done():  # nobody waits, or no longer
+        # as `_is_waited_for`, without its two calls for each frame
+        if not (waiter.waits if type(waiter) is Waiter else waiter is not None and not waiter.done()):
             self._waiter = None
             self._decoder.feed(data)
             if self.wait is not _HANDLER and self._writable is None:  # it is not the peer that is waited for
@@ -436,7 +438,8 @@ class Connection(Dialogue):
             self._unsent = 0
         if self._paused:
             self._resume_reading()
-        if self._is_waited_for():
+        waiter = self._waiter
+        if waiter.waits if type(waiter) is Waiter else waiter is not None and not waiter.done():  # as above
             raise RuntimeError("another task waits for the next frame of this connection already")
         # a handler that gives up and waits again gives no more time for the same frame
         if self._writable is None and self.wait is not (_FRAME if held else _FIRST_BYTE):

@@ -104,7 +104,7 @@ class Dialogue(Link):
         Only the event loop may call it, when no task runs, and only when somebody waits.
         """
         waiter = self._waiter
-        if not isinstance(waiter, Waiter) or waiter.task is not self._task:
+        if type(waiter) is not Waiter or waiter.task is not self._task:
             self._tell()
             return
         self._stepping = waiter
