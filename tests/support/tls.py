@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import trustme
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
     from support.server import Server
 
+T = TypeVar("T")
 
 WHO = """
     from prefork import Connection, Lines, conversation, reply
@@ -156,6 +159,40 @@ def ask(sock: ssl.SSLSocket, line: bytes) -> bytes:
         assert data, "the server closed"
         answer += data
     return answer.removesuffix(b"\r\n")
+
+
+class Segments:
+    """A client that sends only when it is told to: whatever it has to say until then leaves in one segment."""
+
+    def __init__(self, server: Server, context: ssl.SSLContext) -> None:
+        self.sock = socket.create_connection(server.address, 10)
+        self._came, self._unsent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._came, self._unsent, server_hostname="localhost")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self) -> None:
+        """Send all that it has to say."""
+        self.sock.sendall(self._unsent.read())
+
+    def say_close(self) -> None:
+        """Have TLS's own close to say."""
+        with contextlib.suppress(ssl.SSLWantReadError):  # the server's own has not come yet
+            self.tls.unwrap()
+
+    def wait(self, step: Callable[[], T]) -> T:
+        """Do what may need more of the server, sending as it goes; return what that gives."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self.send()
+                data = self.sock.recv(65536)
+                self._came.write(data) if data else self._came.write_eof()
 
 
 def serial(sock: ssl.SSLSocket) -> object:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.scorecard import unexpected
-from support.server import Server, reset, run
-from support.tls import ADAPTED, BLOCKING, WHO, Authority, ask, connect
+from support.server import Server, read_exactly, reset, run
+from support.tls import ADAPTED, BLOCKING, WHO, Authority, Segments, ask, connect
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -123,6 +123,57 @@ def test_what_a_peer_sent_before_its_close_is_handed_out(
         until((tmp_path / "lines").exists)
         until(lambda: (tmp_path / "lines").read_bytes() == b"a,b,c")
         until(lambda: server.status()["totals"]["connections"] == 0)
+
+
+ANSWERS = """
+    from prefork import Lines, conversation, reply
+
+    @reply(Lines())
+    def plain(line):
+        return line.upper()
+
+    @reply(Lines())
+    async def waits(line):
+        return line.upper()
+
+    @conversation(Lines())
+    async def dialogue(conn):
+        async for line in conn:
+            await conn.send(line.upper())
+
+    @conversation(Lines())
+    async def starttls(conn):
+        async for line in conn:
+            await conn.send(line.upper())
+            if conn.tls is None:
+                await conn.start_tls()
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "waits", "dialogue", "starttls"])
+@pytest.mark.parametrize("before", ["handshake", 0, 1, 2])
+def test_request_that_comes_in_one_piece_with_the_close_is_answered(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, name: str, before: str | int
+) -> None:
+    options = ["--workers", "1", *authority.options, "--tls-mode", "starttls" if name == "starttls" else "implicit"]
+    with (
+        start(module(ANSWERS.replace(f"def {name}", "def service")), *options) as server,
+        Segments(server, authority.client()) as peer,
+    ):
+        if name == "starttls":
+            peer.sock.sendall(b"go\r\n")
+            assert read_exactly(peer.sock, 4) == b"GO\r\n"
+        peer.wait(peer.tls.do_handshake)
+        if before != "handshake":  # else the last of it comes with the rest
+            peer.send()
+            for _ in range(int(before)):
+                peer.tls.write(b"before\r\n")
+                assert peer.wait(peer.tls.read) == b"BEFORE\r\n"
+        peer.tls.write(b"last\r\n")
+        peer.say_close()
+        assert peer.wait(peer.tls.read) == b"LAST\r\n"
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert not unexpected(server.log())
 
 
 @pytest.mark.parametrize("attribute", ["Upper", "streams"])

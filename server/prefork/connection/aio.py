@@ -223,6 +223,7 @@ class Connection(Dialogue):
             hub.loop.call_soon(self.connection_lost, None)
             raise ConnectionEnded(self._over)
         self._secure = True
+        self._first_waits = 0
         self._transport = transport
         self._bound_tls()
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _EAGER_TASKS: Final = sys.version_info >= (3, 12)
 
 _FIRST_WAITS: Final = 2
-"""Waits of a connection that take a future of asyncio: a peer that comes with one request never needs anything else."""
+"""Waits of a connection that take a future of asyncio: a peer that comes with one request never needs anything else.
+
+Not so with TLS: the event loop closes there as soon as it has read the peer's close, and what came with it must have
+been answered by then."""
 
 
 class Dialogue(Link):
@@ -34,7 +37,7 @@ class Dialogue(Link):
         Link.__init__(self, hub, address)
         self._handler = handler
         self._task: asyncio.Task[None] | None = None
-        self._first_waits = _FIRST_WAITS  # that are left
+        self._first_waits = _FIRST_WAITS if not hub.secure else 0  # that are left
         self._waiter: Waiter | asyncio.Future[None] | None = None  # what somebody awaits who waits for news of the peer
         self._stepping: Waiter | None = None  # what the task awaits while its coroutine goes on in a step
 
