@@ -126,7 +126,7 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _load(target: str, config: str | None, given: dict[str, Any]) -> Settings:
-    from prefork import settings
+    from prefork import configuration
 
     texts: dict[str, list[str]] = {}
     for name, value in given.items():
@@ -134,7 +134,7 @@ def _load(target: str, config: str | None, given: dict[str, Any]) -> Settings:
             texts[name] = ["on" if value else "off"]
         elif value:
             texts[name] = [value] if isinstance(value, str) else list(value)
-    return settings.load(target, texts, config)
+    return configuration.load(target, texts, config)
 
 
 def _serve(target: str, config: str | None, **given: Any) -> None:  # noqa: ANN401 - click's own

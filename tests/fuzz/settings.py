@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fuzz.given import Given
-from prefork import settings
+from prefork import configuration, settings
 from prefork.errors import SettingsError
 from prefork_wire import parse_address
 
@@ -60,7 +60,7 @@ def check_source(source: str, name: str, matter: bytes) -> None:
 
 def _load(told: dict[str, list[str]], name: str | None, text: str) -> None:
     try:
-        loaded = settings.load("echo", told)
+        loaded = configuration.load("echo", told)
     except SettingsError as error:
         for fault in error.faults:
             assert fault.isprintable(), f"not one plain line: {fault!r}"

@@ -27,7 +27,7 @@ FLOORS = (
         "throttle",
     },
     {"settings"},
-    {"service"},
+    {"configuration", "service"},
     {"listener", "connection"},
     {"services", "adapters"},
     {"worker"},

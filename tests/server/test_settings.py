@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefork import cgroup, settings
+from prefork import cgroup, configuration, settings
 from prefork.errors import SettingsError
 from prefork_wire.address import parse_address
 
@@ -21,7 +21,7 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_defaults_are_what_the_reference_shows() -> None:
-    loaded = settings.load("echo", {})
+    loaded = configuration.load("echo", {})
     assert (loaded.backlog, loaded.max_connections, loaded.drain_timeout, loaded.idle_timeout) == (
         2048,
         1024,
@@ -42,62 +42,62 @@ def test_command_line_beats_environment_beats_file(monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setenv("PREFORK_BACKLOG", "2")
     monkeypatch.setenv("PREFORK_THREADS", "2")
-    loaded = settings.load("", {"backlog": ["3"]})
+    loaded = configuration.load("", {"backlog": ["3"]})
     assert (loaded.backlog, loaded.threads, loaded.idle_timeout, loaded.preload) == (3, 2, 1.5, True)
     assert loaded.target == "echo"
 
 
 def test_pyproject_table_is_read_where_there_is_no_file_of_ours(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.prefork]\nbind = ["127.0.0.1:1", "[::1]:2"]\n')
-    assert settings.load("echo", {}).bind == (parse_address("127.0.0.1:1"), parse_address("[::1]:2"))
+    assert configuration.load("echo", {}).bind == (parse_address("127.0.0.1:1"), parse_address("[::1]:2"))
     (tmp_path / "prefork.toml").write_text('bind = "127.0.0.1:3"\n')
-    assert settings.load("echo", {}).bind == (parse_address("127.0.0.1:3"),)
+    assert configuration.load("echo", {}).bind == (parse_address("127.0.0.1:3"),)
 
 
 def test_several_addresses_in_one_variable_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFORK_BIND", "127.0.0.1:1, unix:/tmp/x")
-    assert settings.load("echo", {}).bind == (parse_address("127.0.0.1:1"), parse_address("unix:/tmp/x"))
+    assert configuration.load("echo", {}).bind == (parse_address("127.0.0.1:1"), parse_address("unix:/tmp/x"))
 
 
 def test_variables_of_other_programs_of_ours_are_no_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFORK_LOADTEST_USERS", "7")
-    assert settings.load("echo", {}).target == "echo"
+    assert configuration.load("echo", {}).target == "echo"
 
 
 def test_faults_are_all_told_and_the_last_value_of_the_strongest_source_wins() -> None:
     with pytest.raises(SettingsError) as caught:
-        settings.load("", {"workers": ["x"], "bind": ["nowhere", "127.0.0.1:1"], "max_write_buffer": ["0"]})
+        configuration.load("", {"workers": ["x"], "bind": ["nowhere", "127.0.0.1:1"], "max_write_buffer": ["0"]})
     assert len(caught.value.faults) == 4
 
 
 @pytest.mark.parametrize(("text", "size"), [("1", 1), ("64KiB", 65536), ("1MiB", 1 << 20), ("2GiB", 2 << 30)])
 def test_sizes(text: str, size: int) -> None:
-    assert settings.load("echo", {"max_write_buffer": [text]}).max_write_buffer == size
+    assert configuration.load("echo", {"max_write_buffer": [text]}).max_write_buffer == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1kb", "1 KiB", "\N{ARABIC-INDIC DIGIT ONE}", "1e3", "NaN"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--max-write-buffer"):
-        settings.load("echo", {"max_write_buffer": [text]})
+        configuration.load("echo", {"max_write_buffer": [text]})
 
 
 @pytest.mark.parametrize("text", ["", "inf", "nan", "-0", "1e1", "1_0", "86401"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--idle-timeout"):
-        settings.load("echo", {"idle_timeout": [text]})
+        configuration.load("echo", {"idle_timeout": [text]})
 
 
 def test_more_connections_than_descriptors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
     with pytest.raises(SettingsError, match="at most 448"):
-        settings.load("echo", {"max_connections": ["500"]})
-    assert settings.load("echo", {"max_connections": ["448"]}).max_connections == 448
+        configuration.load("echo", {"max_connections": ["500"]})
+    assert configuration.load("echo", {"max_connections": ["448"]}).max_connections == 448
 
 
 def test_misspelt_variable_is_a_fault_and_a_strangers_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFORK_SERVICE_HOST", "10.0.0.1")  # as Kubernetes sets for a service named prefork
     monkeypatch.setenv("PREFORK_PORT", "tcp://10.0.0.1:7")
-    settings.load("echo", {})
+    configuration.load("echo", {})
     monkeypatch.setenv("PREFORK_WORKRS", "3")
     with pytest.raises(SettingsError, match="PREFORK_WORKRS: no such option; did you mean PREFORK_WORKERS"):
-        settings.load("echo", {})
+        configuration.load("echo", {})
