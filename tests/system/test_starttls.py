@@ -100,3 +100,31 @@ def test_peers_that_leave_around_starttls_leave_no_trace(
             reset(sock)
         until(lambda: server.status()["totals"]["connections"] == 0)
         assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("end", ["conn.abort()", "await conn.close()"])
+def test_connection_that_is_ended_in_the_handshake_leaves_no_trace(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority, end: str
+) -> None:
+    service = module(f"""
+        import asyncio
+        from prefork import Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn):
+            async def end():
+                await asyncio.sleep(0.05)
+                {end}
+
+            await conn.receive()
+            ending = asyncio.create_task(end())
+            await conn.start_tls()
+    """)
+    with start(service, "--workers", "1", *authority.options, "--tls-mode", "starttls", "--access-log") as server:
+        with server.connect() as sock:
+            sock.sendall(b"starttls\r\n")
+            sock.settimeout(10)
+            assert sock.recv(10) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        until(lambda: 'reason="the connection ' in server.log())  # was aborted, or is closed
+        assert "Traceback" not in server.log()

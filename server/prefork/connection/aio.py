@@ -215,11 +215,11 @@ class Connection(Dialogue):
             )  # fmt: skip
         except OSError as error:
             hub.cells[_ERRORS] += bool(report(error, self.peer))
-            self._over = NO_HANDSHAKE
+            self._over = self._over or NO_HANDSHAKE
             hub.loop.call_soon(self.connection_lost, error)  # the event loop says so only of some failures
             raise ConnectionEnded(self._over) from error
-        if transport is None:
-            self._over = "the peer closed in the TLS handshake"
+        if transport is None or transport.get_extra_info("cipher") is None:  # it is over before it was secure
+            self._over = self._over or "the peer closed in the TLS handshake"
             hub.loop.call_soon(self.connection_lost, None)
             raise ConnectionEnded(self._over)
         self._secure = True
