@@ -75,6 +75,35 @@ def test_peer_that_waits_for_its_answers_is_not_idle_and_is_again_behind_the_las
         assert 0.4 < time.monotonic() - answered < 3
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_request_that_comes_while_a_draining_worker_is_at_work_for_its_peer_is_answered(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, concurrency: int
+) -> None:
+    service = module(f"""
+        import asyncio
+        from pathlib import Path
+        from prefork import Lines, reply
+
+        @reply(Lines(newline=b"\\n"), concurrency={concurrency})
+        async def service(line: bytes) -> bytes:
+            while not Path(line.decode()).exists():
+                await asyncio.sleep(0.01)
+            return line
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as quiet, server.connect() as busy:
+        (tmp_path / "quiet").touch()
+        quiet.sendall(b"quiet\n")
+        assert read_exactly(quiet, 6) == b"quiet\n"
+        busy.sendall(b"first\n")
+        until(lambda: server.status()["totals"]["bytes_in"] == 12)
+        assert run("reload", "--control", server.control).returncode == 0
+        assert quiet.recv(1) == b""  # now whoever is quiet has been ended
+        busy.sendall(b"second\n")
+        (tmp_path / "first").touch()
+        (tmp_path / "second").touch()
+        assert read_exactly(busy, 13) == b"first\nsecond\n"
+
+
 def test_one_that_fails_among_several_ends_the_connection_behind_the_answers_before_it(
     start: Callable[..., Server], module: Callable[..., str]
 ) -> None:

@@ -82,6 +82,7 @@ class Connection(Dialogue):
         "_uncounted",
         "_unsent",
         "_writable",
+        "answering",
     )
 
     def __init__(self, hub: Hub, handler: Callable[[Connection], Coroutine[Any, Any, None]], address: object) -> None:
@@ -94,6 +95,7 @@ class Connection(Dialogue):
         self._out: list[bytes] | tuple[()] = ()  # a list while there is something: an idle connection has none
         self._unsent = 0  # bytes in `_out`, or sent right away since the last wait
         self._paused = False
+        self.answering = False  # somebody is at work for the peer, whoever waits for its next frame meanwhile
         self._writable: asyncio.Future[None] | None = None  # unset when the write buffer has room
 
     # What a handler calls. -------------------------------------------------------------------------------------------
@@ -333,6 +335,10 @@ class Connection(Dialogue):
             self.wait = _HANDLER
         else:
             super().expire()
+
+    def is_quiet(self, now: float) -> bool:
+        """Say whether a draining worker may end this now: not while an answer is being made."""
+        return not self.answering and super().is_quiet(now)
 
     def end(self, reason: str) -> None:
         """Tell the handler that no frame will come; it finishes, and the connection with it."""

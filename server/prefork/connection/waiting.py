@@ -64,7 +64,7 @@ async def _side_by_side(conn: Connection, reply: AsyncReply, concurrency: int) -
     async def take() -> None:
         async for frame in conn:
             await free.acquire()
-            conn.limits = busy  # a peer that waits for an answer is not idle
+            conn.limits, conn.answering = busy, True  # a peer that waits for an answer is neither idle nor quiet
             begun.append(asyncio.ensure_future(reply(frame)))
             news.set()
 
@@ -82,7 +82,7 @@ async def _side_by_side(conn: Connection, reply: AsyncReply, concurrency: int) -
             if answer is not None:
                 await conn.send(answer)
             if not begun:
-                conn.limits = limits
+                conn.limits, conn.answering = limits, False
                 if conn.wait is Wait.NEXT:  # for the next request, from now on
                     conn.since = time.monotonic()
     finally:  # whatever is left, nobody waits for its answer any more
