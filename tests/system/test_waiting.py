@@ -253,9 +253,49 @@ def test_a_send_that_is_given_up_leaves_the_next_one_alone(
                 await conn.send(b"done")
     """)
     with start(service, "--workers", "1") as server, server.connect() as sock:
-        with_the_second = (1 << 26) + len(b"\r\npatience\r\n")
-        until(lambda: server.status()["totals"]["bytes_out"] >= with_the_second)
+        until(lambda: server.status()["totals"]["bytes_out"] >= 1 << 26)
         assert read_all(sock).endswith(b"x\r\npatience\r\ndone\r\n")
+
+
+@pytest.mark.parametrize("how", ["given up", "by many tasks"])
+def test_sends_to_a_peer_that_does_not_read_are_bounded_whoever_makes_them(
+    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, how: str
+) -> None:
+    service = module(f"""
+        import asyncio
+        from pathlib import Path
+        from prefork import Connection, Lines, conversation
+
+        async def send(conn: Connection, number: int) -> None:
+            try:
+                async with asyncio.timeout(0.001 if {how!r} == "given up" else None):
+                    await conn.send(b"%d " % number + b"x" * 90_000)
+            except TimeoutError:
+                pass
+
+        @conversation(Lines(max_length=100_000))
+        async def service(conn: Connection) -> None:
+            await conn.receive()
+            if {how!r} == "given up":
+                for number in range(1000):
+                    await send(conn, number)
+            else:
+                sending = [asyncio.create_task(send(conn, number)) for number in range(1000)]
+                await asyncio.sleep(0)
+            Path("tried").touch()
+            if {how!r} != "given up":
+                await asyncio.gather(*sending)
+            await conn.send(b"last")
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        sock.sendall(b"go\n")
+        until((tmp_path / "tried").exists)
+        # the kernel takes a few megabytes, the worker what --max-write-buffer allows
+        assert server.status()["totals"]["bytes_out"] < 20_000_000
+        lines = read_all(sock).split(b"\r\n")
+        assert lines[-2:] == [b"last", b""]
+        numbers = [int(line.split()[0]) for line in lines[:-2]]
+        assert numbers == (sorted(numbers) if how == "given up" else list(range(1000)))
 
 
 @pytest.mark.parametrize("then", ["return", "await conn.receive()", "await asyncio.sleep(60)"])

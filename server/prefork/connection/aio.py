@@ -155,10 +155,14 @@ class Connection(Dialogue):
     async def send(self, payload: bytes) -> None:
         """Frame `payload` and send it; wait while the peer is too slow to take it.
 
+        One that is given up while it waits may have been sent, or not.
+
         Raises:
             ConnectionEnded: nobody is there to read it.
             prefork_wire.FrameError: the payload cannot be framed.
         """
+        while self._writable is not None:  # what has been sent before, by whatever task, comes first
+            await self._until_read()
         out = self._out
         if not out:
             if self.wait is _CLOSE or self._transport.is_closing():
