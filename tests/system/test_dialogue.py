@@ -434,7 +434,7 @@ def test_handler_receives_from_another_connection(talk: Server) -> None:
         assert "Traceback" not in server.log()
 
 
-ENDS = {"QUIT": 0, "fail": 1, "fail_later": 1, "end_cancelled": 0, "leave": 1, "close": 0}
+ENDS = {"QUIT": 0, "fail": 1, "fail_later": 1, "end_cancelled": 1, "leave": 1, "close": 0}
 """How a handler ends, and whether that is an error."""
 
 

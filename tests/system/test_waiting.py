@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.server import Server, exchange, read_all, read_exactly, run
+from support.server import Server, exchange, read_all, read_exactly, reset, run
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -255,6 +255,89 @@ def test_a_send_that_is_given_up_leaves_the_next_one_alone(
     with start(service, "--workers", "1") as server, server.connect() as sock:
         until(lambda: server.status()["totals"]["bytes_out"] >= 1 << 26)
         assert read_all(sock).endswith(b"x\r\npatience\r\ndone\r\n")
+
+
+RAISES = """
+    import asyncio
+    from prefork import Lines, conversation, reply
+
+    class Fatal(BaseException):
+        pass
+
+    async def fail(how):
+        if how == b"cancelled":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+        raise Fatal
+
+    @reply(Lines())
+    async def answers(line):
+        return await fail(line)
+
+    @conversation(Lines())
+    async def talks(conn):
+        async for line in conn:
+            await fail(line)
+"""
+
+
+@pytest.mark.parametrize("name", ["answers", "talks"])
+@pytest.mark.parametrize(("how", "kind"), [("cancelled", "CancelledError"), ("fatal", "Fatal")])
+def test_handler_that_raises_what_is_no_exception_is_a_failure_too(
+    start: Callable[..., Server], module: Callable[..., str], name: str, how: str, kind: str
+) -> None:
+    with start(module(RAISES.replace(name, "service")), "--workers", "1", "--access-log") as server:
+        assert exchange(server.address, f"{how}\n".encode()) == b""
+        until(lambda: f'reason="the handler failed: {kind}"' in server.log())
+        assert server.log().count("the handler failed ") == server.status()["totals"]["errors"] == 1
+
+
+def test_handler_that_another_task_cancels_is_no_failure(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Connection, Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            async for _ in conn:
+                asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+    """)
+    with start(service, "--workers", "1") as server:
+        assert exchange(server.address, b"go\n" * 3) == b""
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 0
+        assert "the handler failed" not in server.log()
+
+
+@pytest.mark.parametrize("step", ["conn.receive()", "flood(conn)"])
+def test_end_of_the_connection_in_a_task_group_is_no_failure(
+    start: Callable[..., Server], module: Callable[..., str], step: str
+) -> None:
+    service = module(f"""
+        import asyncio
+        from prefork import Connection, Lines, conversation
+
+        async def flood(conn: Connection) -> None:
+            while True:
+                await conn.send(b"x" * 8000)
+
+        @conversation(Lines())
+        async def service(conn: Connection) -> None:
+            await conn.receive()
+            async with asyncio.TaskGroup() as group:
+                group.create_task({step})
+    """)
+    with start(service, "--workers", "1") as server:
+        with server.connect() as sock:
+            sock.sendall(b"go\n")
+            until(lambda: server.status()["totals"]["requests"] == 1)
+            reset(sock)
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 0
+        assert "the handler failed" not in server.log()
 
 
 @pytest.mark.parametrize("how", ["given up", "by many tasks"])

@@ -161,8 +161,8 @@ class Connection(Dialogue):
             ConnectionEnded: nobody is there to read it.
             prefork_wire.FrameError: the payload cannot be framed.
         """
-        while self._writable is not None:  # what has been sent before, by whatever task, comes first
-            await self._until_read()
+        if self._writable is not None:
+            await self._until_room()
         out = self._out
         if not out:
             if self.wait is _CLOSE or self._transport.is_closing():
@@ -356,6 +356,11 @@ class Connection(Dialogue):
             await asyncio.shield(self._writable)  # others wait for it too: it outlives the cancelling of one
             if self.wait is _CLOSE or self._transport.is_closing():
                 self._refuse_to_send()
+
+    async def _until_room(self) -> None:
+        """Wait until the peer has read enough of what has been sent before, by whatever task."""
+        while self._writable is not None:
+            await self._until_read()
 
     def _holds(self) -> bool:
         """Say whether anything has come that the handler has not been given yet."""

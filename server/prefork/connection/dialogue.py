@@ -121,10 +121,11 @@ class Dialogue(Link):
         """Run the handler, and close in order what it leaves open: it returned, raised, or was cancelled."""
         try:
             await self._handler(self)
-        except ConnectionEnded:  # a handler may let an end pass: no failure
-            pass
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - it ends this connection alone
-            self._failed(error)
+        except BaseException as error:  # whatever it raises ends this connection alone
+            if isinstance(error, GeneratorExit) or _was_asked_for(error):
+                raise
+            if not _is_an_end(error):
+                self._failed(error)
         finally:
             try:
                 self.flush()
@@ -134,3 +135,16 @@ class Dialogue(Link):
             self._finish()
             if self._stepping is not None:
                 await end()
+
+
+def _was_asked_for(error: BaseException) -> bool:
+    """Say whether somebody has cancelled this task; else it was something that its handler awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _is_an_end(error: BaseException) -> bool:
+    """Say whether a handler, or whatever failed of its task group, has let the connection's end pass: no failure."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(ConnectionEnded)[1] is None
+    return isinstance(error, ConnectionEnded)
