@@ -109,32 +109,26 @@ class Cutter(Decoder, Protocol):
 class _OneByOne:
     """A decoder of anybody's, with a `cut` that takes."""
 
-    def __init__(self, decoder: Decoder, most: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._most = most
         self.feed = decoder.feed
         self.take = decoder.take
         self.end = decoder.end
         self.rest = decoder.rest
 
     def cut(self, data: bytes) -> list[bytes]:
-        return cut_one_by_one(self._decoder, data, self._most)
+        return cut_one_by_one(self._decoder, data)
 
     @property
     def buffered(self) -> int:
         return self._decoder.buffered
 
 
-def cutter(decoder: Decoder, *, singly: bool = False) -> Cutter:
-    """Return a decoder that has `cut`: this one if it has, or one that does the same with its `take`.
-
-    Args:
-        decoder: Anybody's.
-        singly: Let `cut` return one frame at most: another framing may follow behind each.
-    """
-    if hasattr(decoder, "cut") and not singly:
+def cutter(decoder: Decoder) -> Cutter:
+    """Return a decoder that has `cut`: this one if it has, or one that does the same with its `take`."""
+    if hasattr(decoder, "cut"):
         return decoder  # type: ignore[return-value] # that is what a cutter is
-    return _OneByOne(decoder, 1 if singly else MOST)
+    return _OneByOne(decoder)
 
 
 def all_encoder(framing: Framing) -> Callable[[Sequence[bytes]], bytes]:

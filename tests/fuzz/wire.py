@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fuzz.given import Given, pieces
@@ -15,6 +16,7 @@ from prefork_wire import (
     Netstring,
     Raw,
     all_encoder,
+    cut_one_by_one,
     cutter,
 )
 
@@ -123,7 +125,7 @@ def _take(decoder: Decoder, chunks: Iterable[bytes], bound: int) -> Outcome:
 
 
 def _cut(decoder: Decoder, chunks: Iterable[bytes], bound: int, *, singly: bool = False) -> Outcome:
-    cut = cutter(decoder, singly=singly).cut
+    cut = partial(cut_one_by_one, decoder, most=1) if singly else cutter(decoder).cut
     frames: list[bytes] = []
     try:
         for chunk in chunks:

@@ -77,6 +77,7 @@ class Connection(Dialogue):
         "_encode",
         "_fault",
         "_frames",
+        "_framing",
         "_out",
         "_paused",
         "_uncounted",
@@ -87,6 +88,7 @@ class Connection(Dialogue):
 
     def __init__(self, hub: Hub, handler: Callable[[Connection], Coroutine[Any, Any, None]], address: object) -> None:
         Dialogue.__init__(self, hub, handler, address)
+        self._framing = hub.framing
         self._encode = hub.encode
         self._frames: Iterator[bytes] = _NONE  # frames that are cut and not yet handed out
         self._ahead: tuple[bytes, int] | None = None  # the bytes that they were cut from, and how many they were
@@ -191,8 +193,9 @@ class Connection(Dialogue):
         It is for the task that receives: a frame that another task was just woken for is that task's, as it was cut.
         """
         rest = self._give_back()
+        self._framing = framing
         self._encode = framing.encode
-        self._decoder = cutter(framing.decoder(), singly=True)
+        self._decoder = cutter(framing.decoder())
         self._decoder.feed(rest)
         if rest:  # another task may wait, for what may be a frame now
             self._tell()
@@ -247,11 +250,13 @@ class Connection(Dialogue):
         """Send what is left and close in order; returning from the handler does the same."""
         self.flush()
         self._wake("the connection is closed")
+        self._decoder.rest()  # nobody is given what has come since either
         self._finish()
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes included."""
         self._hand_out_no_more("the connection was aborted")
+        self._decoder.rest()
         self._transport.abort()
 
     # What the event loop calls. --------------------------------------------------------------------------------------
@@ -424,7 +429,7 @@ class Connection(Dialogue):
 
     def _behind(self, came: bytes, count: int) -> Decoder:
         """Return a decoder that holds what is behind the first `count` frames of these bytes."""
-        decoder = self._hub.framing.decoder()
+        decoder = self._framing.decoder()
         decoder.feed(came)
         for _ in range(count):
             decoder.take()
