@@ -84,34 +84,53 @@ def test_framing_changes_behind_every_few_frames_back_and_forth(
         assert server.status()["totals"]["errors"] == 0
 
 
-@pytest.mark.parametrize("end", ["await conn.close()", "conn.abort()"])
-def test_nothing_is_handed_out_behind_the_end_that_the_handler_makes(
-    start: Callable[..., Server], module: Callable[..., str], tmp_path: Path, end: str
+@pytest.mark.parametrize(
+    ("model", "keyword", "wait", "library"),
+    [("async", "async ", "await ", "asyncio"), ("threads", "", "", "time")],
+)
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_nothing_is_handed_out_behind_the_end_that_the_handler_makes(  # noqa: PLR0913, PLR0917 - fixtures and models
+    start: Callable[..., Server],
+    module: Callable[..., str],
+    tmp_path: Path,
+    model: str,
+    keyword: str,
+    wait: str,
+    library: str,
+    end: str,
 ) -> None:
     service = module(f"""
-        import asyncio
         from pathlib import Path
-        from prefork import Connection, ConnectionEnded, Lines, conversation
+        from {library} import sleep
+        from prefork import ConnectionEnded, Lines, conversation
 
         @conversation(Lines())
-        async def service(conn: Connection) -> None:
-            await conn.receive()
+        {keyword}def service(conn):
+            {wait}conn.receive()
             while not Path("both").exists():
-                await asyncio.sleep(0.01)
-            {end}
-            try:
-                said = await conn.receive()
-            except ConnectionEnded as error:
-                said = str(error).encode()
-            Path("said").write_bytes(said)
+                {wait}sleep(0.01)
+            {wait if end == "close" else ""}conn.{end}()
+            said = []
+            for step in (conn.receive, lambda: conn.send(b"more")):
+                try:
+                    said.append({wait}step())
+                except ConnectionEnded as error:
+                    said.append(str(error))
+            Path("said").write_text(f"{{said}} {{conn.local}}")
     """)
-    with start(service, "--workers", "1") as server, server.connect() as sock:
-        sock.sendall(b"first\r\n")
-        until(lambda: server.status()["totals"]["bytes_in"] == 7)
-        sock.sendall(b"second\r\n")
-        until(lambda: server.status()["totals"]["bytes_in"] == 15)
-        (tmp_path / "both").touch()
-        until(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_bytes().startswith(b"the connection "))
+    with start(service, "--workers", "1", "--model", model) as server:
+        with server.connect() as sock:
+            sock.sendall(b"first\r\n")
+            until(lambda: server.status()["totals"]["bytes_in"] == 7)
+            sock.sendall(b"second\r\n")
+            until(lambda: model == "threads" or server.status()["totals"]["bytes_in"] == 15)
+            (tmp_path / "both").touch()
+            until((tmp_path / "said").exists)
+        why = {"close": "the connection is closed", "abort": "the connection was aborted"}[end]
+        until(lambda: (tmp_path / "said").read_text().startswith(f"{[why, why]} "))
+        assert model == "async" or (tmp_path / "said").read_text().endswith(" gone")
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 0
 
 
 def test_bytes_that_come_after_a_wait_was_given_up_are_the_next_framings(

@@ -112,8 +112,13 @@ class BlockingConnection:
 
     @property
     def local(self) -> str:
-        """The address the peer connected to."""
-        return edge.peer_name(self._socket.getsockname() if self.proxied is None else self.proxied.destination)
+        """The address the peer connected to; `gone` when the connection is."""
+        if self.proxied is not None:
+            return edge.peer_name(self.proxied.destination)
+        try:
+            return edge.peer_name(self._socket.getsockname())
+        except OSError:
+            return "gone"
 
     def __iter__(self) -> Self:
         """Iterate over the frames that come, until the conversation is over."""
@@ -198,10 +203,23 @@ class BlockingConnection:
             sock.shutdown(socket.SHUT_WR)
             while time.monotonic() < deadline and self._poll(select.POLLIN, deadline) and sock.recv(RECEIVE_SIZE):
                 pass
-        self._cells[_CONNECTIONS] -= 1
-        journal.closed(self._cells, self.id, self.peer, self._over)
+        self._leave()
+
+    def abort(self) -> None:
+        """Drop the connection at once: the peer is told nothing more, and may see a reset."""
+        if self._closed:
+            return
+        self._closed = True
+        self._over = self._over or "the connection was aborted"
+        self._plain().close()
+        self._leave()
 
     # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """Leave the accounts."""
+        self._cells[_CONNECTIONS] -= 1
+        journal.closed(self._cells, self.id, self.peer, self._over)
 
     def _shake_hands(self, terms: Terms) -> None:
         """Put TLS between the socket and the rest.
@@ -234,12 +252,16 @@ class BlockingConnection:
 
     def _bare(self, deadline: float) -> socket.socket:
         """Return the socket to be closed, behind TLS's own end where there is TLS."""
-        if self._secure is None:
-            assert isinstance(self._socket, socket.socket)  # noqa: S101 - not secure
-            return self._socket
-        with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, maybe before TLS has begun
-            self._until_done(self._secure, self._secure.say_goodbye, deadline)
-        self._socket = self._secure.plain()
+        if self._secure is not None:
+            with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, maybe before TLS has begun
+                self._until_done(self._secure, self._secure.say_goodbye, deadline)
+        return self._plain()
+
+    def _plain(self) -> socket.socket:
+        """Return the socket to be closed, without TLS from here on."""
+        if self._secure is not None:
+            self._socket = self._secure.plain()
+        assert isinstance(self._socket, socket.socket)  # noqa: S101 - not secure, or no longer
         return self._socket
 
     def greet(self) -> None:
