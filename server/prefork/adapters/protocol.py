@@ -39,7 +39,7 @@ _CLOSE: Final = Wait.CLOSE
 class ProtocolLink(Link):
     """A connection served by a protocol that `make` makes."""
 
-    __slots__ = ("_feed", "_governs", "_halted", "_inner", "_make", "_outward", "_owes")
+    __slots__ = ("_choked", "_feed", "_governs", "_halted", "_inner", "_kept", "_make", "_outward", "_owes")
 
     def __init__(self, hub: Hub, make: Callable[[], asyncio.BaseProtocol], address: object) -> None:
         super().__init__(hub, address)
@@ -49,7 +49,9 @@ class ProtocolLink(Link):
         self._feed: Callable[[bytes], object] = _drop
         self._owes = False  # the last bytes came from the peer
         self._governs = False  # the protocol itself sees to a peer that does not read
+        self._choked = False  # the peer is left unread until it reads
         self._halted = False  # the protocol does not want to be given more
+        self._kept = b""  # what had come by then
 
     # What adapted code may use of it. --------------------------------------------------------------------------------
 
@@ -128,6 +130,7 @@ class ProtocolLink(Link):
         if self.wait < _HANDLER:
             self._wait_for_reader()
             if not self._governs:
+                self._choked = True
                 self._transport.pause_reading()
         self._tell("pause_writing")
 
@@ -135,8 +138,9 @@ class ProtocolLink(Link):
         """Go on."""
         if self.wait is _READER:
             self.wait, self.since = _NEXT, self._hub.now
-            if not self._governs and not self._halted:
+            if self._choked and not self._halted:
                 self._transport.resume_reading()
+        self._choked = False
         self._tell("resume_writing")
 
     # What the worker calls. ------------------------------------------------------------------------------------------
@@ -147,7 +151,7 @@ class ProtocolLink(Link):
 
     def is_quiet(self, now: float) -> bool:
         """Say whether a draining worker may close this now, by the silence of the connection."""
-        if self.wait not in {_NEXT, _FIRST_BYTE} or self._transport.get_write_buffer_size():
+        if self.wait not in {_NEXT, _FIRST_BYTE} or self._kept or self._transport.get_write_buffer_size():
             return False
         if hasattr(self._inner, "connection_draining"):
             return False
@@ -204,7 +208,9 @@ class ProtocolLink(Link):
     def halt(self, *, halted: bool) -> None:
         """Stop reading, or read on: the protocol's backpressure, unless ours holds or the peer's close is awaited."""
         self._halted = halted
-        if self.wait is _READER and not self._governs:
+        if self._kept and not halted:
+            self._hub.loop.call_soon(self._feed_kept)
+        if self._choked:
             return
         if self.wait < _HANDLER and not self._transport.is_closing():
             if halted:
@@ -233,9 +239,11 @@ class ProtocolLink(Link):
     # Inside. ---------------------------------------------------------------------------------------------------------
 
     def _feed_buffered(self, data: bytes) -> None:
+        """Fill the protocol's buffer until all is in it, or it pauses or closes; it may hand over in between."""
         inner = cast("asyncio.BufferedProtocol", self._inner)
+        data, self._kept = self._kept + data, b""
         view = memoryview(data)
-        while view and self._inner is inner:
+        while view and self._inner is inner and not self._halted and not self.is_over:
             room = memoryview(cast("bytearray", inner.get_buffer(len(view))))
             if not room:
                 raise RuntimeError("get_buffer() returned an empty buffer")
@@ -243,8 +251,21 @@ class ProtocolLink(Link):
             room[:size] = view[:size]
             view = view[size:]
             inner.buffer_updated(size)
-        if view and self._inner is not None:  # it has handed over in the middle
-            self._feed(bytes(view))
+        if view and not self.is_over:
+            if self._halted:
+                self._kept = bytes(view)
+            else:
+                self._feed(bytes(view))
+
+    def _feed_kept(self) -> None:
+        """Go on with what had come when the protocol paused."""
+        if self._halted or self.is_over:
+            return
+        data, self._kept = self._kept, b""
+        try:
+            self._feed(data)
+        except BaseException as error:  # noqa: BLE001 - the same
+            self._broke(error)
 
     def _tell(self, method: str) -> None:
         call = getattr(self._inner, method, None)
