@@ -134,3 +134,10 @@ def test_protocol_that_hands_over_while_its_peer_does_not_read_is_read_on_behind
         assert read_exactly(sock, 8_000_000) == b"x" * 8_000_000
         sock.sendall(b"hello")
         assert read_exactly(sock, 5) == b"HELLO"
+
+
+def test_factory_that_makes_no_protocol_is_told_so(start: Callable[..., Server], module: Callable[..., str]) -> None:
+    with start(module("def service(): return 5"), "--adapter", "protocol", "--workers", "1") as server:
+        assert exchange(server.address, b"hello") == b""
+        until(lambda: "TypeError: the target returned 5, which is no protocol" in server.log())
+        assert server.log().count("Traceback") == server.status()["totals"]["errors"] == 1

@@ -377,6 +377,26 @@ def test_async_reply_keeps_the_order_of_its_connection(
         assert exchange(server.address, b"slow\nfast\n") == b"slow\nfast\n"
 
 
+@pytest.mark.parametrize("how", ["ValueError('on purpose')", "asyncio.CancelledError"])
+def test_lifespan_that_fails_is_named(start: Callable[..., Server], module: Callable[..., str], how: str) -> None:
+    service = module(f"""
+        import asyncio
+        from prefork import Lines, reply
+
+        @reply(Lines())
+        def service(line: bytes) -> bytes:
+            return line
+
+        @service.lifespan
+        async def life():
+            raise {how}
+            yield
+    """)
+    with start(service, "--workers", "1", wait_for="") as server:
+        assert server.process.wait(20) == 3
+        assert "the lifespan of service failed" in server.log()
+
+
 @pytest.mark.parametrize(
     ("model", "code"),
     [

@@ -83,7 +83,10 @@ class ProtocolLink(Link):
         """Make the protocol and greet it."""
         super().connection_made(transport)
         try:
-            self.adopt(inner := self._make())
+            inner = self._make()
+            if not hasattr(inner, "connection_made"):
+                raise TypeError(f"the target returned {inner!r}, which is no protocol")  # noqa: TRY301 - as what it raises
+            self.adopt(inner)
             inner.connection_made(self._outward)
         except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
             self._broke(error)

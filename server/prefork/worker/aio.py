@@ -112,7 +112,7 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
                     await stack.enter_async_context(manager)
                 else:
                     stack.enter_context(manager)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # something that it awaited was cancelled
             raise lifespan_failed(service, error) from error
         yield
 

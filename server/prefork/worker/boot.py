@@ -92,7 +92,7 @@ def blocking_lifespan(service: Service) -> Iterator[None]:
         yield
 
 
-def lifespan_failed(service: Service, error: Exception) -> TargetError:
+def lifespan_failed(service: Service, error: BaseException) -> TargetError:
     """Log a lifespan that raised on entry, with its traceback, and return what to tell the master."""
     LOGGER.error("the lifespan of %s failed", service.name, exc_info=error)
     return TargetError(f"the lifespan of {service.name} failed: {type(error).__name__}: {error}")
