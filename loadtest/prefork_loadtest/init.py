@@ -14,7 +14,7 @@ _FILE = '''"""A load test of {what}, written by `prefork-loadtest init`: change 
 
     prefork-loadtest run {name}.py{host}
     prefork-loadtest run {name}.py{host} --users 50 --rate 500 --duration 30 --workers 2
-    locust -f {name}.py --host tcp://HOST:PORT                     with Locust's web page
+    locust -f {name}.py --host tcp://HOST:PORT                     # with Locust's web page
 """
 
 from prefork_loadtest.own import Churning, Closed, Crew, OpenRate, Own, Scenario

@@ -185,6 +185,17 @@ def test_settings_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "settings.md").read_text("utf-8") == rendered, "run python docs/generate_settings.py"
 
 
+COMMAND = re.compile(r"^(?:\$ )?(?:prefork|make|docker|locust|python|pip|\.?venv|source)[\w./-]* .*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCS, ROOT / "loadtest" / "README.md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_explanation_behind_a_command_is_a_comment_to_the_shell(document: Path) -> None:
+    lines = [line for body in blocks(document, "text") for line in COMMAND.findall(body)]
+    assert not [line for line in lines if re.search(r"\S {2,}[^ #]", line)]
+
+
 # Programs. ------------------------------------------------------------------------------------------------------------
 
 
