@@ -68,10 +68,11 @@ def refuse(message: str) -> NoReturn:
     sys.exit(Code.USAGE)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prefork-loadtest")
-def commands() -> None:
-    r"""Load tests for framed TCP, with a verdict as the exit code.
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Load tests for framed TCP, with a verdict as the exit code.
 
     \b
     0  every gate held             6  no requests, or too few
@@ -82,7 +83,10 @@ def commands() -> None:
     5  the server was never reached
     11 connections were closed instead of answers, as by a handler that raises
     12 a load user raised
-    """
+    """  # noqa: D301 - click leaves the lines behind this very character as they are
+    if context.invoked_subcommand is None:  # click itself would raise it, as if the help were a mistake's one line
+        click.echo(context.get_help(), err=True)
+        context.exit(Code.USAGE)
 
 
 @commands.command("list")

@@ -132,8 +132,11 @@ class OwnServer:
 
 
 def did_not_start(what: str, log: Path) -> StartFailed:
-    """Return the refusal of what does not come up: what happened, its last word, and where to read more."""
-    said = " ".join(_lines(log)[-1:])[:300]
+    """Return the refusal of what does not come up: what happened, its last error or word, and where to read more."""
+    lines = _lines(log)
+    # of a traceback the last line says what it was, not the first
+    errors = [line for line in lines if is_error(line) and not line.startswith("Traceback ")]
+    said = " ".join((errors or lines)[-1:])[:300]
     return StartFailed(f"{what}: {said or 'it said nothing'}; its log is {log}")
 
 

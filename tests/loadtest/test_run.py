@@ -283,6 +283,24 @@ def test_a_mistake_is_one_line_and_exit_2(start: Run, arguments: tuple[str, ...]
     assert len(outcome.err.splitlines()) == 1, outcome.err
 
 
+def test_without_a_command_the_help_is_shown_as_with_help(start: Run) -> None:
+    outcome, helped = start().end(), start("--help").end()
+    assert (outcome.code, helped.code) == (2, 0), outcome
+    assert outcome.err == helped.out
+    assert "  1  a gate did not hold         7  a load worker was lost\n" in outcome.err
+    assert "\b" not in outcome.err
+    assert "\\" not in outcome.err
+
+
+@pytest.mark.parametrize("log", ["text", "json"])
+def test_a_server_that_does_not_start_is_told_with_its_error(start: Run, log: str) -> None:
+    outcome = start("chaos", "nosuch:x", "--bind", "127.0.0.1:0", "--duration", "60", "--log-format", log).end()
+    assert outcome.code == 5, outcome
+    assert len(outcome.err.splitlines()) == 1, outcome
+    assert "the server ended with exit code 3: " in outcome.err
+    assert "cannot load 'nosuch:x': there is no module 'nosuch' here" in outcome.err
+
+
 def test_a_report_that_cannot_be_written_is_no_pass_and_the_verdict_is_said(
     smoke: Run, peer: Run, tmp_path: Path
 ) -> None:
