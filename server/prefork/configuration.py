@@ -38,8 +38,13 @@ class _Given:
     """Values of one source, and how that source names an option in a fault."""
 
     values: Mapping[str, Sequence[str]]
-    name: Callable[[str], str]
+    spelt: Callable[[str], str]
+    place: str = ""  # stands before an option in a fault
     strict: bool = False  # whatever is in it is meant for us
+    whole: bool = True  # it could be read
+
+    def name(self, option: str) -> str:
+        return self.place + self.spelt(option)
 
 
 def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = None) -> Settings:
@@ -55,8 +60,8 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
     """
     faults: list[str] = []
     variables = environment.prefixed()
-    config = config or variables.pop("config", None)
-    file = _read_file(config, faults)
+    named = variables.pop("config", None)
+    file = _read_file("--config" if config else "PREFORK_CONFIG", config or named, faults)
     sources = (
         _Given(given, flag_of),
         _Given({name: [value] for name, value in variables.items()}, lambda name: f"PREFORK_{name.upper()}"),
@@ -65,7 +70,7 @@ def load(target: str, given: Mapping[str, Sequence[str]], config: str | None = N
     values = _merge(sources, faults)
     if target:
         values["target"] = target
-    if not values.get("target"):
+    if not values.get("target") and file.whole:  # a file that cannot be read may name one
         faults.append("TARGET is missing: name a built-in service (`prefork services`) or module:attribute")
     settings = Settings(**values)
     faults += _contradictions(settings)
@@ -91,11 +96,11 @@ def _merge(sources: Sequence[_Given], faults: list[str]) -> dict[str, Any]:
                 values[name] = texts[-1]
             elif name in known:
                 _take(source, name, texts, known[name], values, faults)
+            elif close := difflib.get_close_matches(name, [*known, "target"], n=1, cutoff=0.8):
+                faults.append(f"{source.name(name)}: no such option; did you mean {source.spelt(close[0])}?")
             elif source.strict:
-                faults.append(f"{source.name(name)}: no such option; `prefork serve --help` lists them")
-            elif close := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
                 # other PREFORK_ variables may be anybody's: Kubernetes makes some for a service of that name
-                faults.append(f"{source.name(name)}: no such option; did you mean {source.name(close[0])}?")
+                faults.append(f"{source.name(name)}: no such option; `prefork serve --help` lists them")
     return values
 
 
@@ -114,7 +119,8 @@ def _take(
         values[name] = tuple(parsed) if option.many else parsed[0]
 
 
-def _read_file(config: str | None, faults: list[str]) -> _Given:
+def _read_file(option: str, config: str | None, faults: list[str]) -> _Given:
+    """Return what the settings file says. Where one was named, `config`, it was by `option`."""
     path = Path(config) if config else Path("prefork.toml")
     tables: tuple[str, ...] = ()
     if not config and not path.exists():
@@ -122,14 +128,17 @@ def _read_file(config: str | None, faults: list[str]) -> _Given:
         if not path.exists():
             return _Given({}, str)
     table: Any = {}
+    whole = False
     try:
         table = tomllib.loads(path.read_text("utf-8"))
+        whole = True
     except OSError as error:
-        faults.append(f"--config {str(path)!r}: {error.strerror}")
+        faults.append(f"{f'{option} {config!r}' if config else path}: {error.strerror}")
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() says, and arrays in arrays
-        if not tables:  # somebody else's broken file is not for us to complain of
-            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-            faults.append(f"{path}: not TOML: {why}")
+        if tables:  # somebody else's broken file is not for us to complain of
+            whole = True
+        else:
+            faults.append(f"{path}: not TOML: {_why(error)}")
     for key in tables:
         table = table.get(key, {}) if isinstance(table, dict) else {}
     if not isinstance(table, dict):
@@ -138,9 +147,19 @@ def _read_file(config: str | None, faults: list[str]) -> _Given:
     values = {key.replace("-", "_"): _texts(f"{path}: {key}", value, faults) for key, value in table.items()}
     return _Given(
         {key: texts for key, texts in values.items() if texts},
-        lambda name: f"{path}: {name.replace('_', '-')}",
+        lambda name: name.replace("_", "-"),
+        place=f"{path}: ",
         strict=True,
+        whole=whole,
     )
+
+
+def _why(error: Exception) -> str:
+    """Return why a text is no TOML, with the cure where it is most often the same."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    hint = "; write name = value, texts in quotes" if isinstance(error, tomllib.TOMLDecodeError) else ""
+    return f"{error}{hint}"
 
 
 def _texts(name: str, value: object, faults: list[str]) -> list[str]:

@@ -101,3 +101,41 @@ def test_misspelt_variable_is_a_fault_and_a_strangers_is_not(monkeypatch: pytest
     monkeypatch.setenv("PREFORK_WORKRS", "3")
     with pytest.raises(SettingsError, match="PREFORK_WORKRS: no such option; did you mean PREFORK_WORKERS"):
         configuration.load("echo", {})
+
+
+def faults(target: str = "", config: str | None = None) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        configuration.load(target, {}, config)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("worker", "workers"), ("idle_timeuot", "idle-timeout"), ("targt", "target")]
+)
+def test_misspelt_key_of_a_file_is_told_with_what_was_meant(tmp_path: Path, key: str, meant: str) -> None:
+    (tmp_path / "prefork.toml").write_text(f'{key} = "3"\n')
+    assert faults("echo") == (f"prefork.toml: {key.replace('_', '-')}: no such option; did you mean {meant}?",)
+
+
+def test_file_that_cannot_be_read_is_the_only_fault_and_named_as_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert faults(config="absent.toml") == ("--config 'absent.toml': No such file or directory",)
+    (tmp_path / "prefork.toml").mkdir()  # nobody can read that, not even root
+    assert faults() == ("prefork.toml: Is a directory",)
+    monkeypatch.setenv("PREFORK_CONFIG", "absent.toml")
+    assert faults() == ("PREFORK_CONFIG 'absent.toml': No such file or directory",)
+
+
+@pytest.mark.parametrize("line", ["target = echo", "bind = 127.0.0.1:4000", "workers: 3"])
+def test_file_that_is_no_toml_is_told_how_to_write_it(tmp_path: Path, line: str) -> None:
+    (tmp_path / "prefork.toml").write_text(f"{line}\n")
+    (fault,) = faults()
+    assert fault.startswith("prefork.toml: not TOML: ")
+    assert fault.endswith("; write name = value, texts in quotes")
+
+
+def test_broken_file_of_somebody_else_says_nothing_of_a_target(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.prefork\n")
+    (fault,) = faults()
+    assert fault.startswith("TARGET is missing")
