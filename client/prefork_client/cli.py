@@ -69,12 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 ok; 1 the peer answered wrongly, closed or was too slow; 2 usage; 5 never reached.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Command(add_help=False)
     common.add_argument("address", metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT, a service as PORT, or unix:/PATH")
     common.add_argument("--framing", choices=FRAMINGS, default="lines", help="how frames are told apart (lines)")
     common.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="seconds for a reply (10)")
     common.add_argument("--connect-timeout", type=_seconds, default=5.0, metavar="S", help="to connect (5)")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Command)
 
     send = commands.add_parser("send", parents=[common], help="send each TEXT as a frame and print each reply")
     send.add_argument("texts", nargs="*", metavar="TEXT", help="what to send; none, or -: the lines of standard input")
@@ -92,6 +92,25 @@ def _parser() -> argparse.ArgumentParser:
     talk = commands.add_parser("chat", parents=[common], help="send standard input's lines, print what arrives")
     talk.set_defaults(command=_chat)
     return parser
+
+
+class _Command(argparse.ArgumentParser):
+    """Takes options anywhere, also between ADDRESS and TEXT: argparse alone gives a list its arguments at once."""
+
+    _is_intermixing = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse in argparse's way, and what that leaves over once more with the options taken out first."""
+        found, rest = super().parse_known_args(args, namespace)
+        if not rest or self._is_intermixing:
+            return found, rest
+        self._is_intermixing = True  # this very method is what the next one calls
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_intermixing = False
 
 
 class _Version(argparse.Action):

@@ -44,6 +44,32 @@ def test_send_prints_each_reply(echo_server: Server) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"one\ntwo words\n", b"")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ADDRESS", "one", "--framing", "netstring", "--", "-x"],
+        ["ADDRESS", "--framing", "netstring", "--", "one", "-x"],
+        ["--framing", "netstring", "--", "ADDRESS", "one", "-x"],
+    ],
+    ids=" ".join,
+)
+def test_send_takes_what_is_behind_two_dashes_for_text(echo_server: Server, arguments: list[str]) -> None:
+    done = run("send", *(echo_server.address if word == "ADDRESS" else word for word in arguments))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"one\n-x\n", b"")
+
+
+def test_send_refuses_an_option_that_there_is_not(echo_server: Server) -> None:
+    done = run("send", echo_server.address, "--framing", "netstring", "one", "-x")
+    assert done.returncode == 2
+    assert b"unrecognized arguments: -x" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--framing", "netstring", "one", "two"], ["one", "--timeout", "5", "two"]])
+def test_send_takes_options_between_address_and_texts(echo_server: Server, arguments: list[str]) -> None:
+    done = run("send", echo_server.address, *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"one\ntwo\n", b"")
+
+
 @pytest.mark.parametrize("arguments", [[], ["-"]])
 def test_send_reads_lines(echo_server: Server, arguments: list[str]) -> None:
     done = run("send", echo_server.address, *arguments, typed=b"one\r\n\ntwo")
