@@ -78,6 +78,7 @@ class Injector:
         self._failed = failed
         self._give_up_s = give_up_s
         self._active: Strike | None = None
+        self._is_late = False
         self._failed_before = 0
         self._next_look = self._over = 0.0
         self._books: dict[Kind, list[tuple[Outcome, int]]] = {}
@@ -116,6 +117,7 @@ class Injector:
             if now >= self._next_look:
                 self._watch(self._active)
                 self._next_look = now + LOOK_S
+                self._note_delay(into_s)
         elif not self.is_done and into_s >= self._planned[0].at_s and now >= self._over + REST_S:
             self._strike(self._planned.pop(0))
 
@@ -123,8 +125,15 @@ class Injector:
         strike = STRIKES[fault.kind](fault, self._subject, self._give_up_s)
         self._enter(fault.kind.phase)
         self._failed_before = self._failed(fault.kind.phase)
-        self._active = strike
+        self._active, self._is_late = strike, False
         self._mark(strike.begin())
+
+    def _note_delay(self, into_s: float) -> None:
+        """Say once that the next fault is due, and what it waits for."""
+        if self._active is None or self._is_late or not self._planned or into_s < self._planned[0].at_s:
+            return
+        self._is_late = True
+        self._mark(f"{self._planned[0].kind.value} is due, and waits until {self._active.fault.kind.value} is over")
 
     def _watch(self, strike: Strike) -> None:
         known = strike.outcome.settled_s

@@ -127,6 +127,18 @@ def test_a_late_fault_leaves_the_next_one_a_rest(scene: Scene) -> None:
     assert times[0] >= 100.0 + SETTLE_S + REST_S
 
 
+def test_a_fault_that_is_due_says_once_what_it_waits_for(scene: Scene) -> None:
+    struck = scene.injector(Fault(0.0, Kind.HUP), Fault(2.0, Kind.KILL), Fault(30.0, Kind.HUP))
+    scene.run(struck, 1.75)
+    assert len(scene.marks) == 1  # not before its time
+    scene.run(struck, 5.0)
+    assert scene.marks[1:] == ["kill is due, and waits until hup is over"]
+    scene.status = replace(RUNNING, generation=2)
+    scene.run(struck, 10.0)
+    assert sum("waits" in mark for mark in scene.marks) == 1
+    assert signal.SIGKILL in {number for _, number in scene.sent}
+
+
 def test_a_stopped_worker_is_the_busiest_and_is_continued_in_time(scene: Scene) -> None:
     struck = scene.injector(Fault(0.0, Kind.STOP, 2.0))
     scene.run(struck, 1.0)
