@@ -7,6 +7,10 @@ a byte of payload. Nothing here imports Locust or opens a socket.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefork_loadtest.example import WrongAnswer
 
 
 class Failure(StrEnum):
@@ -43,8 +47,13 @@ UNREACHED = frozenset({Failure.REFUSED, Failure.TIMEOUT})
 
 
 class RequestFailed(Exception):  # noqa: N818 - it says what happened to the request; the kit did not err
-    """A request failed. `failure` is its class, and the text depends on that class alone."""
+    """A request failed. `failure` is its class, and the text depends on that class alone.
 
-    def __init__(self, failure: Failure) -> None:
+    Attributes:
+        answer: the wrong answer, where it is known.
+    """
+
+    def __init__(self, failure: Failure, answer: WrongAnswer | None = None) -> None:
         super().__init__(f"{failure.value}: {EXPLANATIONS[failure]}")
         self.failure = failure
+        self.answer = answer

@@ -17,6 +17,7 @@ from prefork_loadtest.histogram import Encoded, Histogram
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from prefork_loadtest.example import ExampleData, WrongAnswer
     from prefork_loadtest.sheet import Sheet
 
 RAMP, STEADY, DRAIN = "ramp", "steady", "drain"
@@ -108,6 +109,7 @@ class LedgerData(TypedDict):
     proven_bytes: int
     phases: dict[str, dict[str, RowData]]
     seconds: dict[str, SecondData]
+    example: ExampleData | None
 
 
 @dataclass
@@ -245,6 +247,7 @@ class Ledger:
         finished: requests that were booked.
         sent: frames that were sent, and `sent_bytes` their bytes; a server cannot have counted more.
         proven: frames that were sent for right answers, and `proven_bytes`; a server cannot have counted fewer.
+        example: the first wrong answer that is known; the others are only counted.
     """
 
     def __init__(self, told: Callable[[Sheet], None] = lambda _: None) -> None:
@@ -257,6 +260,7 @@ class Ledger:
         self.sent = self.sent_bytes = self.proven = self.proven_bytes = 0
         self.phases: dict[str, dict[str, Row]] = {}
         self.seconds: dict[int, Second] = {}
+        self.example: ExampleData | None = None
 
     def connect(self) -> None:
         """A connection was made."""
@@ -277,6 +281,11 @@ class Ledger:
         self._row(sample.phase, sample.name).add(sample)
         if not sample.is_hostile:
             self._second(int(sample.ended_at)).add(sample)
+
+    def exemplify(self, answer: WrongAnswer) -> None:
+        """Keep a wrong answer to show, if there is none yet."""
+        if self.example is None:
+            self.example = answer.shown()
 
     def open(self, sheet: Sheet) -> None:
         """Count right answers of this row on this sheet from now on."""
@@ -340,6 +349,7 @@ class Ledger:
                 phase: {name: row.encode() for name, row in sorted(rows.items())} for phase, rows in self.phases.items()
             },
             seconds={str(second): books.encode() for second, books in sorted(self.seconds.items())},
+            example=self.example,
         )
 
     def take(self) -> LedgerData:
@@ -357,6 +367,7 @@ class Ledger:
         self.sent_bytes += data["sent_bytes"]
         self.proven += data["proven"]
         self.proven_bytes += data["proven_bytes"]
+        self.example = self.example or data.get("example")  # a report of an older kit has none
         for phase, rows in data["phases"].items():
             for name, row in rows.items():
                 self._row(phase, name).merge(Row.decode(row))

@@ -148,6 +148,8 @@ class Measurement:
             sent_bytes=self.sent_bytes,
         )
         collector.book(sample)
+        if isinstance(error, RequestFailed) and error.answer is not None:
+            collector.ledger.exemplify(error.answer)
         self._fire(end)
         return self.failure is not None and self.failure not in {Failure.BROKEN_USER, Failure.ABORTED}
 

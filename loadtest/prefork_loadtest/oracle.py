@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from locust import task
 
+from prefork_loadtest.example import WrongAnswer
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.proof import SIZES, Prover
@@ -199,7 +200,7 @@ class RawUser(KitUser):
         del plug
         failure = self.prover.check(request, answer)
         if failure is not None:
-            raise RequestFailed(failure)
+            raise RequestFailed(failure, WrongAnswer(request, self.prover.expected(request), answer))
 
 
 class RawEchoUser(RawUser):
@@ -328,6 +329,6 @@ class ProxyUser(RawUser):
         """The answer begins with the address that the header gave."""
         address, port = self._claimed
         claimed, _, rest = answer.partition(b" ")
-        if claimed != f"{address}:{port}".encode():
-            raise RequestFailed(Failure.WRONG_ANSWER)
+        if claimed != (said := f"{address}:{port}".encode()):
+            raise RequestFailed(Failure.WRONG_ANSWER, WrongAnswer(request, said + b" " + request, answer))
         super().require(plug, request, rest)

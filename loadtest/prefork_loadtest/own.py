@@ -49,6 +49,9 @@ class _Proof:
         """None if `answer` is right."""
         return None if self._user.is_right(request, answer) else Failure.WRONG_ANSWER
 
+    def expected(self, request: bytes) -> None:
+        """Only `is_right` knows."""
+
 
 class _Asking(ProvingUser):
     """One frame out, one frame in; subclasses say which, and what is right."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from prefork_loadtest import __version__, pictures
 from prefork_loadtest.chart import microseconds
+from prefork_loadtest.example import facts
 from prefork_loadtest.failure import EXPLANATIONS, Failure
 from prefork_loadtest.verdict import Code
 
@@ -174,7 +175,13 @@ def _failures(books: Ledger) -> str:
         f'<td class="quiet wide">{escape(EXPLANATIONS[Failure(name)])}</td></tr>'
         for name, count in failures.most_common()
     )
-    return table(("class", "#requests", ""), rows)
+    return table(("class", "#requests", ""), rows) + _example(books)
+
+
+def _example(books: Ledger) -> str:
+    if books.example is None:
+        return ""
+    return f'<div class="example"><p>One of the wrong answers:</p>{_facts(facts(books.example))}</div>'
 
 
 def _phases(record: Record, books: Ledger) -> str:

@@ -31,9 +31,11 @@ class Progress:
         if passed < INTERVAL_S:
             return
         total = self._ledger.total()
+        times = total.service
+        p50, p99 = (f"{times.percentile(percent):,} us" if times.count else "-" for percent in (50, 99))
         rate = (total.requests - self._requests) / passed
         self._say(
             f"{elapsed_s:6.1f} s  {self._users} users  {total.requests:,} requests  {rate:,.0f}/s  "
-            f"{total.failed} failed  p50 {total.service.percentile(50):,} us  p99 {total.service.percentile(99):,} us"
+            f"{total.failed} failed  p50 {p50}  p99 {p99}"
         )
         self._said_at, self._requests = elapsed_s, total.requests

@@ -93,6 +93,9 @@ class Proof(Protocol):
     def check(self, request: bytes, answer: bytes) -> Failure | None:
         """None if `answer` is right; else the class of failure."""
 
+    def expected(self, request: bytes) -> bytes | None:
+        """The right answer to the last request; None if it cannot be told before it comes."""
+
 
 class Prover:
     """The requests of one user, one after another: its nonce, the next sequence and the next size."""
@@ -111,6 +114,10 @@ class Prover:
     def check(self, request: bytes, answer: bytes) -> Failure | None:
         """None if `answer` is right; else the class of failure."""
         return check(request, answer)
+
+    def expected(self, request: bytes) -> bytes:
+        """The right answer."""
+        return request
 
 
 class Probe:
@@ -145,8 +152,12 @@ class Probe:
 
     def check(self, request: bytes, answer: bytes) -> Failure | None:
         """None if `answer` is what the last request must be answered with; else the class of failure."""
+        return None if answer == self.expected(request) else Failure.WRONG_ANSWER
+
+    def expected(self, request: bytes) -> bytes:
+        """The right answer to the last request."""
         del request  # there is one at a time, and its number is known
-        return None if answer == self._with_number(self._expect) else Failure.WRONG_ANSWER
+        return self._with_number(self._expect)
 
     def _with_number(self, text: str) -> bytes:
         return text.replace("{n}", f"{self.nonce}{self.sequence:08d}").encode()

@@ -57,6 +57,7 @@ def table(record: Record, verdict: Verdict) -> dict[str, Any]:
         },
         "figures": record.figures(),
         "failures": dict(record.books().total().failures),
+        "example": record.books().example,
         "record": record.encode(),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prefork_loadtest.example import facts
 from prefork_loadtest.verdict import Code
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def times(histogram: Histogram) -> str:
     """Percentiles in microseconds, or that there are none."""
     if not histogram.count:
-        return "no answer"
+        return "no right answer"
     p50, p90, p99 = (histogram.percentile(percent) for percent in (50, 90, 99))
     return f"p50 {p50:,} us   p90 {p90:,} us   p99 {p99:,} us   max {histogram.max_us:,} us"
 
@@ -29,6 +30,7 @@ def lines(record: Record, verdict: Verdict) -> list[str]:
     text = [
         f"VERDICT  {verdict.headline} (exit {verdict.code.value})",
         *(f"  because  {reason}" for reason in verdict.reasons),
+        *(f"  {name:<9}{part}" for name, part in (facts(books.example) if books.example else {}).items()),
         f"requests  {total.requests:,} in {seconds:.1f} s: {_rate(total.requests, seconds)}/s, {total.failed:,} failed",
         *(f"  failed   {count:,} {name}" for name, count in sorted(total.failures.items())),
         *(f"  reopened {total.reopened:,} kept connections found closed" for _ in range(bool(total.reopened))),

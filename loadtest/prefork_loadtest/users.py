@@ -14,6 +14,7 @@ from locust import User, task
 
 from prefork_client import Client, ClientClosed, PeerClosedIdle
 from prefork_loadtest.collector import Collector
+from prefork_loadtest.example import WrongAnswer
 from prefork_loadtest.failure import Failure, RequestFailed
 from prefork_loadtest.measure import Measurement
 from prefork_loadtest.options import UserOptions
@@ -133,8 +134,10 @@ class ProvingUser(TcpUser):
     def _require(self, request: bytes, answer: bytes) -> None:
         """Fail the request unless the answer is the one it asks for."""
         failure = Failure.BUSY if answer == self.busy_reply else self.prover.check(request, answer)
-        if failure is not None:
+        if failure is Failure.BUSY:
             raise RequestFailed(failure)
+        if failure is not None:
+            raise RequestFailed(failure, WrongAnswer(request, self.prover.expected(request), answer))
 
     def _answer(self, client: Client, request: bytes, measurement: Measurement) -> bytes:
         """The answer to a request, asked again on a new connection if the kept one was closed before it was sent.

@@ -178,7 +178,7 @@ def _flaws(evidence: Evidence) -> tuple[str, ...]:
     elif not evidence.finished:
         flaws.append("the run did not get to its end")
     if evidence.answered == 0:
-        flaws.append("no request got an answer" if evidence.requests else "no request was made")
+        flaws.append(_nothing_right(evidence))
         flaws += [_broken_off(evidence)] if evidence.closed else []
     elif evidence.answered < evidence.least_requests:
         flaws.append(f"too few requests: {evidence.answered} answered, at least {evidence.least_requests} needed")
@@ -187,6 +187,12 @@ def _flaws(evidence: Evidence) -> tuple[str, ...]:
     if evidence.failures.get(Failure.BROKEN_USER):
         flaws.append(f"{evidence.failures[Failure.BROKEN_USER]} requests: {USER_RAISED}; see the log")
     return tuple(flaws)
+
+
+def _nothing_right(evidence: Evidence) -> str:
+    if not evidence.requests:
+        return "no request was made"
+    return "no right answer" if _wrong(evidence) else "no request got an answer"
 
 
 def _broken_off(evidence: Evidence) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,7 @@ from prefork import Lines, reply
 def shout(line: bytes) -> bytes:
     return line.upper()
 """
-LOAD = ("--users", "6", "--rate", "20", "--duration", "2", "--report", "report")
+LOAD = ("--users", "6", "--rate", "20", "--duration", "3", "--report", "report")
 UNCHANGED, CHANGED = "return answer == request ", "return answer == request.upper() "
 
 
@@ -38,9 +40,19 @@ def test_what_init_writes_is_wrong_until_it_is_changed_and_right_then(start: Run
     wrong = start("run", "load.py", *LOAD).end()
     assert wrong.code == 3, wrong
     assert set(wrong.failures) == {"wrong answer"}
+    assert "because  no right answer\n" in wrong.out
+    example = wrong.table["example"]
+    assert re.fullmatch(r"b'hello \d+'", example["asked"])
+    assert (example["came"], example["expected"]) == (example["asked"].replace("hello", "HELLO"), None)
+    for name in ("asked", "came"):
+        assert f"  {name:<9}{example[name]}\n" in wrong.out
+    assert "expected what the scenario's own check takes for right" in wrong.out
+    assert escape(example["came"]) in (wrong.report / "index.html").read_text("utf-8")
+    assert re.search(r"failed  p50 -  p99 -$", wrong.err, re.MULTILINE), wrong.err
     change(tmp_path / "load.py", UNCHANGED, CHANGED)
     right = start("run", "load.py", *LOAD, "--workers", "2").end()
     assert right.code == 0, right
+    assert right.table["example"] is None
     assert right.figures()["sent"] == right.figures()["served"] > 0
     rows = {row for rows in right.table["record"]["ledger"]["phases"].values() for row in rows}
     assert rows == {"load", "load open", "load churn"}

@@ -63,6 +63,10 @@ def test_one_wrong_answer_in_a_thousand_is_found_and_named(smoke: Run, peer: Run
     assert 1 <= outcome.failures["wrong answer"] == outcome.figures()["requests"] // 1000
     assert f"because  {outcome.failures['wrong answer']} of" in outcome.out
     assert "requests: wrong answer" in outcome.out
+    example = outcome.table["example"]
+    assert example["asked"].startswith("b'PF1 ")
+    assert example["expected"] != example["came"]
+    assert f"  expected {example['expected']}\n  came     {example['came']}\n" in outcome.out
 
 
 @pytest.mark.parametrize("behaviour", ["crossed:100", "swapped:100", "stale:10"])
@@ -191,6 +195,13 @@ def test_workers_that_somebody_else_starts_are_waited_for(start: Run, peer: Run)
         outcome = process.end()
     assert outcome.code == 0, outcome
     assert "1 load workers connected" in outcome.err
+
+
+def test_locust_workers_hand_a_wrong_answer_on(smoke: Run, peer: Run) -> None:
+    with peer("wrong:10") as host:
+        outcome = smoke(host, "--workers", "2")
+    assert outcome.code == 3, outcome
+    assert outcome.table["example"]["came"] in outcome.out
 
 
 def test_a_load_worker_that_dies_makes_the_run_invalid(start: Run, peer: Run) -> None:

@@ -48,6 +48,7 @@ def test_no_evidence_is_no_pass() -> None:
         ({"finished": False}, Code.INVALID, "did not get to its end"),
         ({"requests": 0, "answered": 0, "begun": 0}, Code.TOO_FEW, "no request was made"),
         ({"answered": 0}, Code.UNANSWERED, "no request got an answer"),
+        ({"answered": 0, "failures": {"wrong answer": 100}}, Code.WRONG_ANSWERS, "no right answer"),
         ({"answered": 49}, Code.TOO_FEW, "too few requests"),
         ({"begun": 101}, Code.INVALID, "samples lost"),
         ({"troubles": ("a load worker was lost",), "finished": False}, Code.WORKER_LOST, "a load worker was lost"),
