@@ -115,7 +115,7 @@ each_echo = pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 
 
 KINDS = """
-    import asyncio, functools, socketserver
+    import asyncio, functools, http.server, socketserver
 
     class Protocol(asyncio.Protocol):
         def __init__(self, name="x"): ...
@@ -124,6 +124,7 @@ KINDS = """
         def __init__(self, name): ...
     class Datagram(asyncio.DatagramProtocol): ...
     class Handler(socketserver.BaseRequestHandler): ...
+    pages = functools.partial(http.server.SimpleHTTPRequestHandler, directory="pages")
     class Packets(socketserver.DatagramRequestHandler): ...
     partial = functools.partial(Needy, "x")
     def factory(): return Protocol()
@@ -133,11 +134,19 @@ KINDS = """
     async def streams(reader, writer): ...
     async def listening(listener): ...
     async def three(a, b, c): ...
+    def generator(sock, address): yield
+    async def async_generator(reader, writer): yield
+    class Generator:
+        def __call__(self, sock, address): yield
+    callable_generator = Generator()
     class Callback:
         async def __call__(self, reader, writer): ...
     callback = Callback()
     number = 3
 """
+
+
+NEVER_RUN = "nobody would ask it for what it yields, and so it would never run; take out its `yield`"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +160,8 @@ KINDS = """
         ("callback", [], "(streams) on 127.0.0.1:0 with 1 async workers"),
         ("told", ["--adapter", "streams"], "(streams) on 127.0.0.1:0 with 1 async workers"),
         ("Handler", [], "(socketserver) on 127.0.0.1:0 with 1 threads workers"),
+        ("pages", [], "(socketserver) on 127.0.0.1:0 with 1 threads workers"),
+        ("pages", ["--adapter", "socketserver"], "(socketserver) on 127.0.0.1:0 with 1 threads workers"),
         ("function", [], "(function) on 127.0.0.1:0 with 1 threads workers"),
         ("function", ["--model", "sync"], "(function) on 127.0.0.1:0 with 1 sync workers"),
         ("listening", [], "(listening) on 127.0.0.1:0 with 1 async workers"),
@@ -186,6 +197,16 @@ def test_target_is_recognised_or_named(
         ("app:Protocol", ["--adapter", "socketserver"], "--adapter socketserver: app:Protocol is the class Protocol;"),
         ("app:one", ["--adapter", "streams"], "--adapter streams: app:one cannot be called so (too many positional"),
         ("app:one", ["--adapter", "listening"], "--adapter listening: app:one is no `async def`; it needs an "),
+        ("app:generator", [], f"cannot load 'app:generator': it is a generator function, not a service; {NEVER_RUN}"),
+        ("app:async_generator", [], "cannot load 'app:async_generator': it is a generator function, not a service; "),
+        ("app:callable_generator", [], "cannot load 'app:callable_generator': it is a generator function, not a serv"),
+        (
+            "app:generator",
+            ["--adapter", "function"],
+            f"--adapter function: app:generator is a generator function; {NEVER_RUN}",
+        ),
+        ("app:async_generator", ["--adapter", "streams"], "--adapter streams: app:async_generator is a generator func"),
+        ("app:async_generator", ["--adapter", "listening"], "--adapter listening: app:async_generator is a generator "),
         ("echo", ["--adapter", "streams"], "--adapter streams: echo is a built-in service; drop the option"),
         ("app:function", ["--model", "async"], "--model async: function (adapter function) blocks; use --model thr"),
         ("app:Protocol", ["--model", "sync"], "--model sync: Protocol (adapter protocol) needs an event loop; use "),
@@ -625,6 +646,22 @@ def test_handler_meets_a_stand_in_for_its_server(start: Start, module: Module) -
         assert exchange(server.address, b"") == f"{port} 1 {said}".encode()
         assert exchange(server.address, b"") == f"{port} 2 {said}".encode()
         assert server.status()["totals"]["requests"] == 2
+
+
+def test_handler_class_that_is_given_a_folder_by_a_partial_serves_it(
+    start: Start, module: Module, tmp_path: Path
+) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "index.html").write_text("a page")
+    service = module("""
+        import functools, http.server
+
+        service = functools.partial(http.server.SimpleHTTPRequestHandler, directory="pages")
+    """)
+    with start(service, "--workers", "1") as server:
+        head, _, body = exchange(server.address, b"GET / HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.0 200 OK")
+        assert body == b"a page"
 
 
 def test_function_that_sends_behind_its_own_close_is_told_in_the_log(start: Start, module: Module) -> None:

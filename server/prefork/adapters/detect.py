@@ -3,7 +3,7 @@
     asyncio.Protocol or BufferedProtocol class, or a partial of one      protocol
     async def with two parameters                                        streams
     async def with one parameter                                         listening
-    socketserver.BaseRequestHandler class                                socketserver
+    socketserver.BaseRequestHandler class, or a partial of one           socketserver
     def with two parameters                                              function
 
 A parameter is one that must be given. Everything else must be named: a factory of protocols is a function like any
@@ -66,10 +66,10 @@ def _detect(found: object) -> Adapter | None:
     if inspect.isclass(inner):
         if issubclass(inner, asyncio.Protocol | asyncio.BufferedProtocol):
             return "protocol"
-        if issubclass(inner, socketserver.BaseRequestHandler) and found is inner:
+        if issubclass(inner, socketserver.BaseRequestHandler):
             return "socketserver"
         return None
-    if not callable(found):
+    if not callable(found) or _is_generator(found):
         return None
     wanted = _parameters(found)
     if _is_async(found):
@@ -84,6 +84,8 @@ def _fault(found: object, adapter: Adapter) -> str:  # noqa: PLR0911 - a list of
     better = f"use --adapter {own}, or drop the option" if own not in {None, adapter} else f"it needs {what}"
     if not callable(found):
         return f"is {_described(found)}; {better}"
+    if _is_generator(found):
+        return f"is {_described(found)}; {_NEVER_RUN}"
     inner = _unwrapped(found)
     if inspect.isclass(inner):
         if adapter != own:
@@ -105,6 +107,8 @@ def _fault(found: object, adapter: Adapter) -> str:  # noqa: PLR0911 - a list of
 def _described(found: object) -> str:
     if inspect.isclass(found):
         return f"the class {found.__name__}"
+    if _is_generator(found):
+        return "a generator function"
     return "a function" if inspect.isroutine(found) else f"of type {type(found).__name__}"
 
 
@@ -115,8 +119,17 @@ def _unwrapped(found: object) -> object:
 
 
 def _is_async(found: object) -> bool:
+    return any(map(inspect.iscoroutinefunction, _called(found)))
+
+
+def _is_generator(found: object) -> bool:
+    return any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in _called(found))
+
+
+def _called(found: object) -> tuple[object, object]:
+    """Return what may run when `found` is called."""
     inner = _unwrapped(found)
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004 - its kind is asked for
+    return inner, getattr(inner, "__call__", None)  # noqa: B004 - its kind is asked for
 
 
 def _parameters(found: Any) -> int:  # noqa: ANN401 - any callable
@@ -128,6 +141,8 @@ def _parameters(found: Any) -> int:  # noqa: ANN401 - any callable
     needed = [one for one in parameters if one.default is one.empty and one.kind not in _VARIABLE]
     return len(needed) if all(one.kind is not one.KEYWORD_ONLY for one in needed) else -1
 
+
+_NEVER_RUN: Final = "nobody would ask it for what it yields, and so it would never run; take out its `yield`"
 
 _VARIABLE: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
@@ -147,6 +162,8 @@ def _hint(found: object) -> str:
     """Return what to do with a target that is no service and that no adapter knows by itself."""
     if isinstance(found, type) and issubclass(found, socketserver.BaseServer):
         return "a socketserver server binds by itself; name its handler class instead"
+    if _is_generator(found):
+        return _NEVER_RUN
     if inspect.isfunction(found) and not _is_async(found) and _parameters(found) == 0:
         return "if it makes an asyncio.Protocol, say --adapter protocol"
     return "decorate a function with @reply(...) or @conversation(...), or say with --adapter what it is: " + ", ".join(

@@ -17,7 +17,7 @@ class StandIn:
     """What a handler sees as `self.server`: one per worker, so what it keeps there it shares with that worker's others.
 
     Attributes:
-        RequestHandlerClass: the handler class.
+        RequestHandlerClass: the handler class, or the partial of it that was named.
         server_address: the local address of the first connection that this worker served; None before.
         server_name: its host, and `server_port` its port, as `http.server` has them.
         address_family, socket_type, timeout, request_queue_size, daemon_threads: with the meaning of `socketserver`.
@@ -28,7 +28,7 @@ class StandIn:
     daemon_threads = False
     allow_reuse_address = True
 
-    def __init__(self, handler: type[socketserver.BaseRequestHandler]) -> None:
+    def __init__(self, handler: Callable[..., socketserver.BaseRequestHandler]) -> None:
         self.RequestHandlerClass = handler
         self.server_address: Any = None
         self.server_name = ""
