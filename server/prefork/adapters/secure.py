@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from prefork.adapters.sockets import WatchedSocket
 from prefork.connection import edge
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from prefork.connection.terms import Terms
 
 T = TypeVar("T")
+
+
+def _refusal(name: str, kind: type[Exception]) -> Any:  # noqa: ANN401 - each stands for a method of another signature
+    """Return a method that refuses to be called."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise kind(f"{name} is not allowed behind TLS")
+
+    return refuse
 
 
 class SecureSocket(WatchedSocket):
@@ -129,6 +138,16 @@ class SecureSocket(WatchedSocket):
             self._send_records()
         self._has_sent(sent)
         return sent
+
+    # They know nothing of TLS: what they send would be plain text on the wire, what they read no text at all.
+    # The errors are those of `ssl.SSLSocket`.
+    sendmsg = _refusal("sendmsg", NotImplementedError)
+    recvmsg = _refusal("recvmsg", NotImplementedError)
+    recvmsg_into = _refusal("recvmsg_into", NotImplementedError)
+    dup = _refusal("dup", NotImplementedError)
+    sendto = _refusal("sendto", ValueError)
+    recvfrom = _refusal("recvfrom", ValueError)
+    recvfrom_into = _refusal("recvfrom_into", ValueError)
 
     def shutdown(self, how: int, /) -> None:
         """Say TLS's own end before the socket's; what the peer still sends can be read."""
