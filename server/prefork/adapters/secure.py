@@ -8,6 +8,7 @@ names of `ssl.SSLSocket`. One thread may read while another one writes. This fil
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -15,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from prefork.adapters.opaque import Ended
 from prefork.adapters.sockets import WatchedSocket
 from prefork.connection import edge
 from prefork.connection.blocking import wait_for
@@ -65,15 +67,15 @@ class SecureSocket(WatchedSocket):
         deadline = time.monotonic() + self._handshake_timeout
         try:
             while not self._has_shaken_hands():
-                self._send_records()
+                self._send_records(math.inf)
                 if not wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
                     raise TimeoutError
                 self._take_records()
-            self._send_records()
+            self._send_records(math.inf)
         except OSError as error:
             self._cells[Field.ERRORS] += bool(report(error, peer))
-            self.over = edge.NO_HANDSHAKE
-            raise ConnectionEnded(self.over) from error
+            self.course.over = edge.NO_HANDSHAKE
+            raise ConnectionEnded(self.course.over) from error
 
     # What a function may ask. ----------------------------------------------------------------------------------------
 
@@ -117,14 +119,10 @@ class SecureSocket(WatchedSocket):
         self._count(size, 0)
         return size
 
-    def send(self, data: Buffer, flags: int = 0, /) -> int:
-        """Send a part of `data`, at least a byte, and return how much.
-
-        Raises:
-            Ended: the peer has not read for `--write-timeout`.
-        """
+    def _send(self, data: Buffer, flags: int, until: float) -> int:
+        """Send a part of `data`, at least a byte, and return how much."""
         _refuse(flags)
-        self._send_records()  # what a socket that its function made non-blocking had no room for
+        self._send_records(until)  # what there was no room for in the time that the function gave it
         view = memoryview(data).cast("B")[:RECEIVE_SIZE]
         if not view:
             return 0
@@ -134,8 +132,12 @@ class SecureSocket(WatchedSocket):
         except ssl.SSLError as error:  # such as what has come was no TLS
             self._note(error)
             raise
-        with contextlib.suppress(BlockingIOError):  # the next call does: to its function this is sent
-            self._send_records()
+        try:
+            self._send_records(until)
+        except Ended:
+            raise
+        except (BlockingIOError, TimeoutError):
+            pass  # the next call does: to its function this is sent
         self._has_sent(sent)
         return sent
 
@@ -153,10 +155,11 @@ class SecureSocket(WatchedSocket):
         """Say TLS's own end before the socket's; what the peer still sends can be read."""
         if how != socket.SHUT_RD:
             self._limits = self._limits._replace(write=min(LINGER, self._limits.write))  # nothing else is sent any more
+            self.course.full_since = None  # that counts from here
             with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, maybe before TLS has begun
                 with contextlib.suppress(ssl.SSLWantReadError), self._guard:
                     self._tls.unwrap()
-                self._send_records(LINGER)
+                self._send_records(math.inf, LINGER)
         super().shutdown(how)
 
     # Inside. ---------------------------------------------------------------------------------------------------------
@@ -171,14 +174,15 @@ class SecureSocket(WatchedSocket):
 
     def _read(self, read: Callable[[], T], nothing: T, flags: int) -> T:
         _refuse(flags)
-        began = time.monotonic()
-        while not self.over:
+        until = self._own_deadline()
+        while not self.course.over:
             try:
                 with self._guard:
                     found = read()
             except ssl.SSLWantReadError:
-                self._send_records(0)  # TLS may have something to say of its own
-                self._await_bytes(began)
+                self._send_records(until, 0)  # TLS may have something to say of its own
+                if self._own != 0:
+                    self._await_bytes(until)
                 self._take_records()
             except ssl.SSLZeroReturnError:
                 break
@@ -190,9 +194,9 @@ class SecureSocket(WatchedSocket):
 
     def _take_records(self) -> None:
         try:
-            data = socket.socket.recv(self, RECEIVE_SIZE, self._at_once())
+            data = socket.socket.recv(self, RECEIVE_SIZE, socket.MSG_DONTWAIT)
         except OSError as error:
-            self._note(error)
+            self._note(error, waits=self._own != 0)
             return
         with self._guard:
             if data:
@@ -200,8 +204,11 @@ class SecureSocket(WatchedSocket):
             else:
                 self._came.write_eof()
 
-    def _send_records(self, patience: float = -1) -> None:
-        """Give the kernel what TLS has made; one thread at a time does, awaited for so many seconds, or (-1) always."""
+    def _send_records(self, until: float, patience: float = -1) -> None:
+        """Give the kernel what TLS has made, until the function's own deadline.
+
+        One thread at a time does, awaited for so many seconds, or (-1) always.
+        """
         if not self._sending.acquire(timeout=patience):
             return
         try:
@@ -209,9 +216,12 @@ class SecureSocket(WatchedSocket):
                 if not self._unsent:
                     with self._guard:
                         self._unsent = memoryview(self._leaves.read())
-                self._unsent = self._unsent[self._push(self._unsent) :]
+                self._unsent = self._unsent[self._push(self._hand_over, 0, until) :]
         finally:
             self._sending.release()
+
+    def _hand_over(self, how: int) -> int:
+        return socket.socket.send(self, self._unsent, how)
 
 
 def _refuse(flags: int) -> None:

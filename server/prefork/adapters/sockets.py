@@ -2,8 +2,10 @@
 
 The function is given a `socket.socket` that behaves as one: `recv`, `send`, `sendall`, `makefile`, `settimeout`. Each
 wait for bytes also has the limits of the settings, and ends when the worker drains and the connection is quiet (see
-`edge.silence`): then it raises `Ended`, a `TimeoutError`, once, and after that reads an end of file. A limit of the
-function's own (`settimeout`) counts if it is shorter; a socket it makes non-blocking is its own to wait for.
+`edge.silence`): then it raises `Ended`, a `TimeoutError`, once, and after that reads an end of file. Who sends again to
+a peer that did not read is told that it is gone. A limit of the function's own (`settimeout`) counts if it is shorter;
+a socket it makes non-blocking is its own to wait for. A wait that it has cut short by either goes on in the next call,
+until a byte has passed.
 
 The connection is over when the function returns: half-closed, read to the peer's end (bounded) and closed. Closing it
 earlier does the same. One call is one request on the scoreboard, as `socketserver` has it. This file never accepts, and
@@ -14,10 +16,13 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
+import os
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from weakref import WeakSet
 
 from prefork.adapters.opaque import Ended
 from prefork.connection import edge, journal
@@ -27,6 +32,8 @@ from prefork.log import LOGGER
 from prefork.scoreboard import Field
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from typing_extensions import Buffer
 
     from prefork.connection.admission import Source
@@ -37,10 +44,15 @@ if TYPE_CHECKING:
     from prefork.scoreboard import Row
     from prefork.service import Service
 
+T = TypeVar("T")
+
 _ids = itertools.count(1)
 
 DRAIN_STEP: Final = 0.1
 """Seconds between two looks at how long a connection of a draining worker has been silent."""
+
+_NEVER_WAITS: Final = socket.MSG_DONTWAIT | socket.MSG_OOB | socket.MSG_ERRQUEUE
+"""Flags with which recv(2) says at once what it has, or that there is nothing."""
 
 
 class _Sendable(Protocol):
@@ -50,18 +62,41 @@ class _Sendable(Protocol):
     def seek(self, offset: int, /) -> object: ...
 
 
-class WatchedSocket(socket.socket):
-    """The socket of one connection: it counts, keeps the deadlines, hears of the drain and closes in order."""
+class Course:
+    """How a connection fares: one for all sockets that `dup` has made of its first."""
 
-    def __init__(self, sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes) -> None:
+    def __init__(self) -> None:
+        self.wait = Wait.FIRST_BYTE
+        self.owes = False
+        self.since: float | None = None  # when the function began to wait for bytes that have not come yet
+        self.sent_at = -math.inf
+        self.full_since: float | None = None  # when there was no room for what it sends, and there has been none since
+        self.drains_since = math.inf  # as this connection has noticed
+        self.error: OSError | None = None  # the last that a call raised: the peer's doing, not the function's
+        self.over = ""  # why we have ended it
+        self.sockets: WeakSet[WatchedSocket] = WeakSet()  # those that are open
+
+    def silent_since(self) -> float:
+        """Return when the wait for bytes began that goes on, or when something was sent since then."""
+        since = self.since  # another thread may come to its end
+        return self.sent_at if since is None else max(since, self.sent_at)
+
+
+class WatchedSocket(socket.socket):
+    """A socket of one connection: it counts, keeps the deadlines, hears of the drain and closes in order."""
+
+    def __init__(
+        self, sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, course: Course | None = None
+    ) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self._limits = limits
         self._cells = cells
         self._wakes = wakes
-        self._wait = Wait.FIRST_BYTE
-        self._owes = False
-        self.error: OSError | None = None  # the last that a call here raised: the peer's doing, not the function's
-        self.over = ""  # why we have ended it
+        self.course = course or Course()
+        self.course.sockets.add(self)
+        self._own: float | None = None
+        if (default := super().gettimeout()) is not None:  # `socket.setdefaulttimeout` was called
+            self.settimeout(default)
 
     def begin(self, peer: str) -> None:
         """Do what comes before the function.
@@ -70,37 +105,88 @@ class WatchedSocket(socket.socket):
             ConnectionEnded: a TLS handshake failed.
         """
 
+    # The function's own limit. ---------------------------------------------------------------------------------------
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Set the function's own limit, in seconds: None for none, 0 to wait for nothing here.
+
+        The descriptor's mode is that of any socket with this limit, for whoever it is passed on to.
+        """
+        super().settimeout(value)
+        self._own = super().gettimeout()
+        if self._own:
+            super().settimeout(0.0)  # or each call would wait before it asks the kernel, and by no other limit
+
+    def gettimeout(self) -> float | None:
+        """Return the function's own limit."""
+        return self._own
+
+    @property
+    def timeout(self) -> float | None:
+        """The function's own limit."""
+        return self._own
+
+    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - as socket has it
+        """Wait without a limit of the function's own, or for nothing here."""
+        self.settimeout(None if flag else 0.0)
+
+    def getblocking(self) -> bool:
+        """Say whether calls here wait at all."""
+        return self._own != 0
+
+    # Reading. --------------------------------------------------------------------------------------------------------
+
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Return what comes; b"" at the peer's end.
 
         Raises:
             Ended: the peer was too slow, or the worker drains.
         """
-        began = time.monotonic()
-        while not self.over:
-            self._await_bytes(began)
-            try:
-                data = super().recv(bufsize, flags | self._at_once())
-            except OSError as error:
-                self._note(error)
-            else:
-                self._count(len(data), flags)
-                return data
-        return b""
+        until = self._own_deadline()
+        data = self._recv(bufsize, flags, until)
+        return data + self._rest(bufsize - len(data), flags, until) if flags & socket.MSG_WAITALL and data else data
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         """Write what comes into `buffer` and return its size; the same as `recv` otherwise."""
-        began = time.monotonic()
-        while not self.over:
-            self._await_bytes(began)
-            try:
-                size = super().recv_into(buffer, nbytes, flags | self._at_once())
-            except OSError as error:
-                self._note(error)
-            else:
-                self._count(size, flags)
-                return size
-        return 0
+        if flags & socket.MSG_WAITALL:
+            view = memoryview(buffer).cast("B")
+            return _spread(self.recv(nbytes or len(view), flags), [view])
+        until = self._own_deadline()
+        return self._receive(lambda how: socket.socket.recv_into(self, buffer, nbytes, how), int, 0, 0, flags, until)
+
+    def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        """Return what comes and the address that the kernel gives with it; the same as `recv` otherwise."""
+        data, _, _, address = self.recvmsg(bufsize, 0, flags)
+        return data, address
+
+    def recvfrom_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        """Write what comes into `buffer`; the same as `recvfrom` otherwise."""
+        view = memoryview(buffer).cast("B")
+        data, address = self.recvfrom(nbytes or len(view), flags)
+        return _spread(data, [view]), address
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """Return what comes, with ancillary data, flags and address (recvmsg(2)); the same as `recv` otherwise."""
+        until = self._own_deadline()
+        nothing: tuple[bytes, list[tuple[int, int, bytes]], int, Any] = (b"", [], 0, None)
+        data, ancillary, said, address = self._receive(
+            lambda how: socket.socket.recvmsg(self, bufsize, ancbufsize, how), _size, nothing, bufsize, flags, until
+        )
+        if flags & socket.MSG_WAITALL and data:
+            data += self._rest(bufsize - len(data), flags, until)
+        return data, ancillary, said, address
+
+    def recvmsg_into(
+        self, buffers: Iterable[Buffer], ancbufsize: int = 0, flags: int = 0, /
+    ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
+        """Write what comes into `buffers`, one after the other; the same as `recvmsg` otherwise."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        data, *more = self.recvmsg(sum(map(len, views)), ancbufsize, flags)
+        return _spread(data, views), *more
+
+    # Sending. --------------------------------------------------------------------------------------------------------
 
     def send(self, data: Buffer, flags: int = 0, /) -> int:
         """Send as much as the kernel takes now, at least a byte, and return how much.
@@ -108,31 +194,64 @@ class WatchedSocket(socket.socket):
         Raises:
             Ended: the peer has not read for `--write-timeout`.
         """
-        sent = self._push(data, flags)
-        self._has_sent(sent)
-        return sent
+        return self._send(data, flags, self._own_deadline())
 
     def sendall(self, data: Buffer, flags: int = 0, /) -> None:
-        """Send all of `data`; every part has the write timeout for itself."""
+        """Send all of `data`; every part has the write timeout for itself, and all have the function's own limit."""
+        until = self._own_deadline()
         view = memoryview(data).cast("B")
         while view:
-            view = view[self.send(view, flags) :]
+            view = view[self._send(view, flags, until) :]
+
+    def sendto(self, data: Buffer, *rest: Any) -> int:  # noqa: ANN401 - an address, or flags before it
+        """Send as `send` does: the kernel has the peer's address already, and leaves this one out of account."""
+        if not 1 <= len(rest) <= 2:  # noqa: PLR2004 - see above
+            raise TypeError(f"sendto() takes 2 or 3 arguments ({len(rest) + 1} given)")
+        flags = rest[0] if len(rest) > 1 else 0
+        return self._give(lambda how: socket.socket.sendto(self, data, how, rest[-1]), flags, self._own_deadline())
+
+    def sendmsg(
+        self,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = (),
+        flags: int = 0,
+        address: Any = None,  # noqa: ANN401 - a tuple, or a path
+        /,
+    ) -> int:
+        """Send several pieces, with ancillary data (sendmsg(2)); the same as `send` otherwise."""
+        pieces, ancillary = list(buffers), list(ancdata)  # it may be tried more than once
+        return self._give(
+            lambda how: socket.socket.sendmsg(self, pieces, ancillary, how, address), flags, self._own_deadline()
+        )
 
     def sendfile(self, file: _Sendable, offset: int = 0, count: int | None = None) -> int:
         """Send a file, read and sent in parts, so that each is counted and watched over; return how much."""
         return int(self._sendfile_use_send(file, offset, count))  # type: ignore[attr-defined] # as ssl.SSLSocket does
 
+    def dup(self) -> WatchedSocket:
+        """Return another socket of the connection, watched alike; the last that is closed ends it."""
+        twin = socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
+        twin = WatchedSocket(twin, self._limits, self._cells, self._wakes, self.course)
+        twin.settimeout(self._own)
+        return twin
+
+    # Ending. ---------------------------------------------------------------------------------------------------------
+
     def finish(self) -> None:
         """Close in order, whatever still refers to it."""
-        if self.fileno() >= 0:
-            self._real_close()
+        for sock in tuple(self.course.sockets):
+            sock._real_close()  # noqa: SLF001 - the same class
 
     def _real_close(self) -> None:
         """Half-close, read on until the peer closes too (bounded), and close: never a reset.
 
-        It is what `socket.close` calls once no file of `makefile` refers to the socket, as in `ssl.SSLSocket`.
+        It is what `socket.close` calls once no file of `makefile` refers to the socket, as in `ssl.SSLSocket`. Where
+        another socket of `dup` is open it closes, and no more.
         """
+        self.course.sockets.discard(self)
         try:
+            if self.course.sockets:
+                return
             self.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + LINGER
             while time.monotonic() < deadline and wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
@@ -143,70 +262,151 @@ class WatchedSocket(socket.socket):
         finally:
             super()._real_close()  # type: ignore[misc] # not in the stubs
 
-    def _push(self, data: Buffer, flags: int = 0) -> int:
-        """Give the kernel as much as it takes, as `send` does, and count nothing."""
-        deadline = time.monotonic() + self._limits.write
+    # Inside. ---------------------------------------------------------------------------------------------------------
+
+    def _own_deadline(self) -> float:
+        return time.monotonic() + self._own if self._own is not None else math.inf
+
+    def _recv(self, size: int, flags: int, until: float) -> bytes:
+        return self._receive(lambda how: socket.socket.recv(self, size, how), len, b"", size, flags, until)
+
+    def _receive(
+        self, take: Callable[[int], T], size: Callable[[T], int], nothing: T, wanted: int, flags: int, until: float
+    ) -> T:
+        """Return what `take` does, called with flags, once something has come; `nothing` if the connection is over.
+
+        `until` is the function's own deadline.
+        """
+        waits = self._own != 0 and not flags & _NEVER_WAITS
+        whole = waits and flags & socket.MSG_WAITALL and flags & socket.MSG_PEEK
+        while not self.course.over:
+            if whole:
+                self._await_as_many(wanted, until)
+            elif waits:
+                self._await_bytes(until)
+            try:
+                got = take(flags | socket.MSG_DONTWAIT)
+            except OSError as error:
+                if self.course.since is None:
+                    self.course.since = time.monotonic()
+                self._note(error, waits=waits)
+            else:
+                self._count(size(got), flags)
+                return got
+        return nothing
+
+    def _rest(self, size: int, flags: int, until: float) -> bytes:
+        """Return the bytes behind the first that MSG_WAITALL waits for; fewer at the peer's end or the own limit's."""
+        rest = bytearray()
+        flags &= ~socket.MSG_WAITALL
+        while len(rest) < size and self._own != 0 and not flags & (_NEVER_WAITS | socket.MSG_PEEK):
+            try:
+                data = self._recv(size - len(rest), flags, until)
+            except Ended:  # an error, and not fewer bytes: those would pass for all that there were
+                raise
+            except TimeoutError:
+                break
+            if not data:
+                break
+            rest += data
+        return bytes(rest)
+
+    def _send(self, data: Buffer, flags: int, until: float) -> int:
+        return self._give(lambda how: socket.socket.send(self, data, how), flags, until)
+
+    def _give(self, give: Callable[[int], int], flags: int, until: float) -> int:
+        """Have the kernel take as much as it will, count it and return how much."""
+        sent = self._push(give, flags, until)
+        self._has_sent(sent)
+        return sent
+
+    def _push(self, give: Callable[[int], int], flags: int, until: float) -> int:
+        """Return what `give` does, called with flags, once there is room; `until` is the function's own deadline."""
+        if self.course.over == SLOW_AT[Wait.READER]:  # and was told: who tries again is not to wait again
+            self._note(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+        waits = self._own != 0 and not flags & socket.MSG_DONTWAIT
         while True:
             try:
-                return super().send(data, flags | self._at_once())
+                size = give(flags | socket.MSG_DONTWAIT)
             except OSError as error:
-                self._note(error)
-                if not wait_for(self.fileno(), select.POLLOUT, deadline, self._wakes):
-                    raise self._ended(SLOW_AT[Wait.READER]) from None
+                now = time.monotonic()
+                if self.course.full_since is None and isinstance(error, BlockingIOError):
+                    self.course.full_since = now
+                self._note(error, waits=waits)
+            else:
+                self.course.full_since = None
+                return size
+            deadline = (self.course.full_since or now) + self._limits.write
+            # the function's is asked here too: a peer that reads little and often makes room again and again
+            if now < until and wait_for(self.fileno(), select.POLLOUT, min(deadline, until), self._wakes):
+                continue
+            if deadline <= until:
+                raise self._ended(SLOW_AT[Wait.READER])
+            self.course.error = TimeoutError("timed out")
+            raise self.course.error
 
     def _has_sent(self, size: int) -> None:
         self._cells[Field.BYTES_OUT] += size
-        self._owes = False
+        self.course.owes = False
+        self.course.sent_at = time.monotonic()
 
-    def _at_once(self) -> int:
-        """Return the flag that keeps the kernel from waiting: `wait_for` does. A limit of one's own needs none."""
-        return 0 if self.gettimeout() is not None else socket.MSG_DONTWAIT
-
-    def _note(self, error: OSError) -> None:
-        """Raise an error of the peer's, and remember it; nothing to read or no room to write is none.
+    def _note(self, error: OSError, *, waits: bool = True) -> None:
+        """Raise an error of the peer's, and remember it; to who waits, nothing to read or no room to write is none.
 
         Raises:
             OSError: as it came.
         """
-        if isinstance(error, BlockingIOError) and self.gettimeout() != 0:
+        if isinstance(error, BlockingIOError) and waits:
             return
         if error.errno != errno.EBADF:  # the function has closed it
-            self.error = error
+            self.course.error = error
         raise error
 
     def _count(self, size: int, flags: int) -> None:
         if size and not flags & socket.MSG_PEEK:
             self._cells[Field.BYTES_IN] += size
-            self._wait = Wait.NEXT
-            self._owes = True
+            self.course.wait = Wait.NEXT
+            self.course.owes = True
+            self.course.since = None
 
-    def _await_bytes(self, began: float) -> None:
-        """Wait until something can be read, as long as the limits and the worker allow: counted from `began`."""
-        own = self.gettimeout()
-        if own == 0:
-            return
-        since = time.monotonic()
-        deadline = began + self._limits[self._wait]
-        own_deadline = began + own if own is not None else deadline
+    def _await_bytes(self, until: float) -> None:
+        """Wait until something can be read, as long as the limits, the worker and the function's own deadline allow.
+
+        The limits count from the first wait since bytes came, or from what was sent since then: a function that waits
+        in short steps gives its peer no more time than others do.
+        """
+        if self.course.since is None:
+            self.course.since = time.monotonic()
         while True:
-            draining = self._wakes.draining
-            until = min(deadline, own_deadline)
-            if draining:
-                until = min(until, time.monotonic() + DRAIN_STEP)
-            if wait_for(self.fileno(), select.POLLIN, until, self._wakes, wake=not draining):
-                return
             now = time.monotonic()
-            if now >= deadline:
-                raise self._ended(SLOW_AT[self._wait])
-            if now >= own_deadline:
-                raise TimeoutError("timed out")
-            if not draining:
-                since = now
-            elif now - since >= silence(self._limits, owes=self._owes, closing=self._wakes.closing):
+            draining = self._wakes.draining
+            step = math.inf
+            if draining:
+                self.course.drains_since = min(self.course.drains_since, now)
+                step = now + DRAIN_STEP
+            deadline = self.course.silent_since() + self._limits[self.course.wait]
+            if wait_for(self.fileno(), select.POLLIN, min(deadline, until, step), self._wakes, wake=not draining):
+                return
+            now, silent_since = time.monotonic(), self.course.silent_since()  # another thread may have sent something
+            if now >= silent_since + self._limits[self.course.wait]:
+                raise self._ended(SLOW_AT[self.course.wait])
+            if draining and now - max(silent_since, self.course.drains_since) >= silence(
+                self._limits, owes=self.course.owes, closing=self._wakes.closing
+            ):
                 raise self._ended(edge.DRAINS)
+            if now >= until:
+                raise TimeoutError("timed out")
+
+    def _await_as_many(self, size: int, until: float) -> None:
+        """Wait as `_await_bytes` does, but for so many bytes, or the end: what is only looked at cannot be gathered."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        try:
+            self._await_bytes(until)
+        finally:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _ended(self, reason: str) -> Ended:
-        self.over = reason
+        self.course.over = reason
         return Ended(reason)
 
 
@@ -231,7 +431,7 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     except ConnectionEnded as error:
         LOGGER.debug("connection %d from %s %s", number, peer, error)
     except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
-        if error is watched.error:
+        if error is watched.course.error:
             LOGGER.debug("connection %d from %s: %s", number, peer, error)
             why = edge.why_lost(error)
         else:
@@ -241,7 +441,24 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     finally:
         watched.finish()
         row.cells[Field.CONNECTIONS] -= 1
-        journal.closed(cells, number, peer, watched.over or why)
+        journal.closed(cells, number, peer, watched.course.over or why)
+
+
+def _size(received: tuple[bytes, object, object, object]) -> int:
+    return len(received[0])
+
+
+def _spread(data: bytes, views: list[memoryview]) -> int:
+    """Write `data` into `views`, one after the other, and return its size.
+
+    Raises:
+        ValueError: there is no room for it.
+    """
+    rest = memoryview(data)
+    for view in views:
+        part, rest = rest[: len(view)], rest[len(view) :]
+        view[: len(part)] = part
+    return len(data)
 
 
 def _secure(sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, terms: Terms) -> WatchedSocket:
@@ -254,5 +471,5 @@ def _address(sock: WatchedSocket) -> Any:  # noqa: ANN401 - a tuple, or a path
     try:
         return sock.getpeername()
     except OSError as error:  # it has left already
-        sock.error = error
+        sock.course.error = error
         raise
