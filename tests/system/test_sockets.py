@@ -426,3 +426,20 @@ def test_deadline_holds_for_a_duplicate(start: Start, module: Module) -> None:
         assert read_all(sock) == b"hello"
         until(lambda: "sent nothing within --first-byte-timeout" in server.log())
         assert "Traceback" not in server.log()
+
+
+# At the end of a drain. -----------------------------------------------------------------------------------------------
+
+
+def test_connection_whose_function_hangs_is_dropped_at_the_drain_timeout_and_the_log_says_so(
+    start: Start, module: Module
+) -> None:
+    service = function("""
+        sock.sendall(b"hello")
+        time.sleep(3600)
+    """)
+    with served(start, module(service), None, "--drain-timeout", "1") as (server, sock):
+        assert read_exactly(sock, 5) == b"hello"
+        assert server.stop() == 0
+        assert read_all(sock) == b""
+        assert server.log().count("dropped 1 connections at the end of its drain") == 1

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from prefork.connection import edge
+from prefork.log import LOGGER
 from prefork.scoreboard import Field, Phase
 from prefork.worker.accept import PAUSE, Failures, Then
 from prefork.worker.boot import blocking_lifespan
@@ -101,6 +102,8 @@ class _Loop:
         self._sockets.clear()
         while self._busy and time.monotonic() < deadline and self._orders.order is not Order.QUIT:
             self.step(edge.QUEUE_QUIET)
+        if left := sum(not future.done() for future in self._busy):
+            LOGGER.warning("%s: dropped %d connections at the end of its drain", self._post, left)
 
     def _watch(self, wanted: bool) -> None:  # noqa: FBT001 - a state to bring about
         if wanted == self._watching:
