@@ -664,11 +664,12 @@ def test_handler_class_that_is_given_a_folder_by_a_partial_serves_it(
         assert body == b"a page"
 
 
-def test_function_that_sends_behind_its_own_close_is_told_in_the_log(start: Start, module: Module) -> None:
-    service = module("""
+@pytest.mark.parametrize("call", ['sock.sendall(b"too late")', "sock.recv(1)"])
+def test_function_that_goes_on_behind_its_own_close_is_told_in_the_log(start: Start, module: Module, call: str) -> None:
+    service = module(f"""
         def service(sock, address):
             sock.close()
-            sock.sendall(b"too late")
+            {call}
     """)
     with start(service, "--workers", "1") as server:
         assert exchange(server.address, b"") == b""

@@ -175,6 +175,19 @@ def test_every_byte_is_counted_whatever_reads_or_sends(start: Start, module: Mod
         assert (totals["bytes_in"], totals["bytes_out"], totals["errors"]) == (1000, 1000, 0)
 
 
+@pytest.mark.parametrize("flags", ["0", "MSG_WAITALL"])
+@pytest.mark.parametrize("call", ["recv_into", "recvfrom_into"])
+def test_nothing_is_read_that_there_is_no_room_for(start: Start, module: Module, call: str, flags: str) -> None:
+    service = function(f"""
+        try:
+            sock.{call}(bytearray(3), 5, {flags})
+        except ValueError:
+            sock.sendall(sock.recv(5, MSG_WAITALL))
+    """)
+    with start(module(service), "--workers", "1") as server:
+        assert exchange(server.address, b"hello") == b"hello"
+
+
 # Limits of the function's own. ----------------------------------------------------------------------------------------
 
 

@@ -149,8 +149,8 @@ class WatchedSocket(socket.socket):
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         """Write what comes into `buffer` and return its size; the same as `recv` otherwise."""
         if flags & socket.MSG_WAITALL:
-            view = memoryview(buffer).cast("B")
-            return _spread(self.recv(nbytes or len(view), flags), [view])
+            view = _room(buffer, nbytes)
+            return _spread(self.recv(len(view), flags), [view])
         until = self._own_deadline()
         return self._receive(lambda how: socket.socket.recv_into(self, buffer, nbytes, how), int, 0, 0, flags, until)
 
@@ -161,8 +161,8 @@ class WatchedSocket(socket.socket):
 
     def recvfrom_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         """Write what comes into `buffer`; the same as `recvfrom` otherwise."""
-        view = memoryview(buffer).cast("B")
-        data, address = self.recvfrom(nbytes or len(view), flags)
+        view = _room(buffer, nbytes)
+        data, address = self.recvfrom(len(view), flags)
         return _spread(data, [view]), address
 
     def recvmsg(
@@ -377,7 +377,7 @@ class WatchedSocket(socket.socket):
         """
         if self.course.since is None:
             self.course.since = time.monotonic()
-        while True:
+        while self.fileno() >= 0:  # what reads from a closed one says so
             now = time.monotonic()
             draining = self._wakes.draining
             step = math.inf
@@ -448,12 +448,20 @@ def _size(received: tuple[bytes, object, object, object]) -> int:
     return len(received[0])
 
 
-def _spread(data: bytes, views: list[memoryview]) -> int:
-    """Write `data` into `views`, one after the other, and return its size.
+def _room(buffer: Buffer, nbytes: int) -> memoryview:
+    """Return the part of `buffer` that so many bytes may be written into; 0 is for all of it.
 
     Raises:
-        ValueError: there is no room for it.
+        ValueError: it is smaller. Nothing has been read then.
     """
+    view = memoryview(buffer).cast("B")
+    if not 0 <= nbytes <= len(view):
+        raise ValueError("nbytes is negative, or greater than the length of the buffer")
+    return view[: nbytes or len(view)]
+
+
+def _spread(data: bytes, views: list[memoryview]) -> int:
+    """Write `data` into `views`, one after the other, and return its size."""
     rest = memoryview(data)
     for view in views:
         part, rest = rest[: len(view)], rest[len(view) :]
