@@ -128,3 +128,29 @@ def test_connection_that_is_ended_in_the_handshake_leaves_no_trace(
         until(lambda: server.status()["totals"]["connections"] == 0)
         until(lambda: 'reason="the connection ' in server.log())  # was aborted, or is closed
         assert "Traceback" not in server.log()
+
+
+def test_handshake_that_is_given_up_leaves_no_trace(
+    start: Callable[..., Server], module: Callable[..., str], authority: Authority
+) -> None:
+    service = module("""
+        import asyncio
+        from prefork import Lines, conversation
+
+        @conversation(Lines())
+        async def service(conn):
+            await conn.receive()
+            try:
+                async with asyncio.timeout(0.05):
+                    await conn.start_tls()
+            except TimeoutError:
+                pass
+            await conn.receive()
+    """)
+    with start(service, "--workers", "1", *authority.options, "--tls-mode", "starttls") as server:
+        with server.connect() as sock:
+            sock.sendall(b"starttls\r\n")
+            sock.settimeout(10)
+            assert sock.recv(10) == b""
+            until(lambda: server.status()["totals"]["connections"] == 0)
+        assert "Traceback" not in server.log()

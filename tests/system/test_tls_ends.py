@@ -152,8 +152,14 @@ ANSWERS = """
 
 @pytest.mark.parametrize("name", ["plain", "waits", "dialogue", "starttls"])
 @pytest.mark.parametrize("before", ["handshake", 0, 1, 2])
-def test_request_that_comes_in_one_piece_with_the_close_is_answered(
-    start: Callable[..., Server], module: Callable[..., str], authority: Authority, name: str, before: str | int
+@pytest.mark.parametrize("last", [1, 3])
+def test_requests_that_come_in_one_piece_with_the_close_are_answered(
+    start: Callable[..., Server],
+    module: Callable[..., str],
+    authority: Authority,
+    name: str,
+    before: str | int,
+    last: int,
 ) -> None:
     options = ["--workers", "1", *authority.options, "--tls-mode", "starttls" if name == "starttls" else "implicit"]
     with (
@@ -169,9 +175,12 @@ def test_request_that_comes_in_one_piece_with_the_close_is_answered(
             for _ in range(int(before)):
                 peer.tls.write(b"before\r\n")
                 assert peer.wait(peer.tls.read) == b"BEFORE\r\n"
-        peer.tls.write(b"last\r\n")
+        peer.tls.write(b"last\r\n" * last)
         peer.say_close()
-        assert peer.wait(peer.tls.read) == b"LAST\r\n"
+        answers = b""
+        while len(answers) < 6 * last:
+            answers += peer.wait(peer.tls.read)
+        assert answers == b"LAST\r\n" * last
         until(lambda: server.status()["totals"]["connections"] == 0)
         assert not unexpected(server.log())
 

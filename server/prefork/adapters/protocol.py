@@ -39,7 +39,18 @@ _CLOSE: Final = Wait.CLOSE
 class ProtocolLink(Link):
     """A connection served by a protocol that `make` makes."""
 
-    __slots__ = ("_choked", "_feed", "_governs", "_halted", "_inner", "_kept", "_make", "_outward", "_owes")
+    __slots__ = (
+        "_choked",
+        "_end_waits",
+        "_feed",
+        "_governs",
+        "_halted",
+        "_inner",
+        "_kept",
+        "_make",
+        "_outward",
+        "_owes",
+    )
 
     def __init__(self, hub: Hub, make: Callable[[], asyncio.BaseProtocol], address: object) -> None:
         super().__init__(hub, address)
@@ -52,6 +63,7 @@ class ProtocolLink(Link):
         self._choked = False  # the peer is left unread until it reads
         self._halted = False  # the protocol does not want to be given more
         self._kept = b""  # what had come by then
+        self._end_waits = False  # the peer's end has come, behind that
 
     # What adapted code may use of it. --------------------------------------------------------------------------------
 
@@ -103,6 +115,8 @@ class ProtocolLink(Link):
         if wait is not _READER:
             self.wait, self.since = _NEXT, hub.now
         self._owes = True
+        if self._kept:
+            data, self._kept = self._kept + data, b""
         try:
             self._feed(data)
         except BaseException as error:  # noqa: BLE001 - the same
@@ -116,8 +130,12 @@ class ProtocolLink(Link):
         if self.wait >= _HANDLER or inner is None:
             self._transport.close()
             return not self._secure
+        self._feed_kept()
+        if self._kept and not self._secure:  # with TLS the event loop closes now
+            self._end_waits = True
+            return True
         try:
-            if not cast("asyncio.Protocol", inner).eof_received():
+            if self._inner is not None and not cast("asyncio.Protocol", self._inner).eof_received():
                 self.close()
         except BaseException as error:  # noqa: BLE001 - the same
             self._broke(error)
@@ -165,6 +183,8 @@ class ProtocolLink(Link):
         """End a quiet connection because the worker drains."""
         self._half_close_if_nothing_came()
         if self.wait is _CLOSE:
+            if self._halted and not self._transport.is_closing():  # else the peer's close would never be seen
+                self._transport.resume_reading()
             self._part(Ended(DRAINS))
 
     def end(self, reason: str) -> None:
@@ -213,7 +233,7 @@ class ProtocolLink(Link):
         self._halted = halted
         if self._kept and not halted:
             self._hub.loop.call_soon(self._feed_kept)
-        if self._choked:
+        if self._choked or self._peer_ended:  # after the end there is nothing to read but that again
             return
         if self.wait < _HANDLER and not self._transport.is_closing():
             if halted:
@@ -244,7 +264,6 @@ class ProtocolLink(Link):
     def _feed_buffered(self, data: bytes) -> None:
         """Fill the protocol's buffer until all is in it, or it pauses or closes; it may hand over in between."""
         inner = cast("asyncio.BufferedProtocol", self._inner)
-        data, self._kept = self._kept + data, b""
         view = memoryview(data)
         while view and self._inner is inner and not self._halted and not self.is_over:
             room = memoryview(cast("bytearray", inner.get_buffer(len(view))))
@@ -262,13 +281,16 @@ class ProtocolLink(Link):
 
     def _feed_kept(self) -> None:
         """Go on with what had come when the protocol paused."""
-        if self._halted or self.is_over:
+        if not self._kept or self._halted or self.is_over:
             return
         data, self._kept = self._kept, b""
         try:
             self._feed(data)
         except BaseException as error:  # noqa: BLE001 - the same
             self._broke(error)
+        if self._end_waits and not self._kept:
+            self._end_waits = False
+            self.eof_received()
 
     def _tell(self, method: str) -> None:
         call = getattr(self._inner, method, None)

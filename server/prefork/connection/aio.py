@@ -190,7 +190,8 @@ class Connection(Dialogue):
     def set_framing(self, framing: Framing) -> None:
         """Read what comes next, bytes already here included, by another framing; send by it too.
 
-        It is for the task that receives: a frame that another task was just woken for is that task's, as it was cut.
+        It is for the task that receives: a frame that came alone, and for which another task was just woken, is that
+        task's, as it was cut.
         """
         rest = self._give_back()
         self._framing = framing
@@ -212,6 +213,7 @@ class Connection(Dialogue):
         if hub.tls is None or self._secure:
             raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
         self.flush()
+        await self._until_room()  # as long as it is this connection that hears of it
         if self.wait is _CLOSE or self._transport.is_closing():  # the event loop would wait for a handshake for ever
             self._refuse_to_send()
         if self._holds():
@@ -227,6 +229,10 @@ class Connection(Dialogue):
             self._over = self._over or NO_HANDSHAKE
             hub.loop.call_soon(self.connection_lost, error)  # the event loop says so only of some failures
             raise ConnectionEnded(self._over) from error
+        except BaseException:  # it was given up, or cancelled
+            self._transport.abort()
+            hub.loop.call_soon(self.connection_lost, None)
+            raise
         if transport is None or transport.get_extra_info("cipher") is None:  # it is over before it was secure
             self._over = self._over or "the peer closed in the TLS handshake"
             hub.loop.call_soon(self.connection_lost, None)
@@ -285,8 +291,10 @@ class Connection(Dialogue):
             self.wait, self.since = _FRAME, hub.now
 
     def eof_received(self) -> bool:
-        """Tell the handler, after what came before; replies can still be sent."""
+        """Tell the handler, after what came before; replies can still be sent, but not with TLS."""
         self._peer_ended = True
+        if self._secure and self._out:  # those to what has just come, in one piece with this
+            self._flush_now()
         if self.wait is _CLOSE:
             self._transport.close()
         elif self._is_waited_for():
@@ -356,15 +364,25 @@ class Connection(Dialogue):
     # Inside. ---------------------------------------------------------------------------------------------------------
 
     async def _until_read(self) -> None:
-        """Wait while the peer is too slow."""
+        """Wait while the peer is too slow.
+
+        Raises:
+            ConnectionEnded: nobody is there to read it.
+        """
         if self._writable is not None:
             await asyncio.shield(self._writable)  # others wait for it too: it outlives the cancelling of one
             if self.wait is _CLOSE or self._transport.is_closing():
                 self._refuse_to_send()
 
     async def _until_room(self) -> None:
-        """Wait until the peer has read enough of what has been sent before, by whatever task."""
+        """Wait until the peer has read enough of what has been sent before, by whatever task.
+
+        Raises:
+            ConnectionEnded: nobody is there to read it.
+        """
         while self._writable is not None:
+            if self.wait is _CLOSE or self._transport.is_closing():
+                self._refuse_to_send()
             await self._until_read()
 
     def _holds(self) -> bool:
@@ -468,6 +486,12 @@ class Connection(Dialogue):
         elif self.wait is _FIRST_BYTE and self._waiter is None:  # what the handler did before is not the peer's delay
             self.since = hub.now
         return self._news()
+
+    def _flush_now(self) -> None:
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - what the handler has sent is no payload
+            self.cannot_send(error)
 
     def flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken; for the hub and here."""

@@ -177,6 +177,8 @@ class BlockingConnection:
         """
         if self._terms is None or self._secure is not None:
             raise RuntimeError("the connection is secure already" if self._secure else "there is no --tls-cert")
+        if self._closed:
+            raise ConnectionEnded(self._over)
         if self._decoder.buffered:
             self._over = "bytes came between STARTTLS and the handshake"
             raise ConnectionEnded(self._over)

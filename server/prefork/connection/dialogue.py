@@ -25,7 +25,7 @@ _FIRST_WAITS: Final = 2
 """Waits of a connection that take a future of asyncio: a peer that comes with one request never needs anything else.
 
 Not so with TLS: the event loop closes there as soon as it has read the peer's close, and what came with it must have
-been answered by then."""
+been answered by then. (asyncio's own loop may read both before the handler has begun; uvloop does not.)"""
 
 
 class Dialogue(Link):
