@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.server import Server, alive, exchange, read_all, read_exactly
-from support.tls import Authority, connect
+from support.tls import Authority, Segments, connect
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Module = Callable[..., str]
 
 HEAD = """
-    import socket, threading, time
+    import gc, select, socket, threading, time, weakref
     from socket import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_WAITALL
 
     def into(size, take):
@@ -116,6 +116,25 @@ def test_files_of_a_socket_and_files_that_it_sends_are_behind_tls(
         sock.sendall(b"hello\n")
         assert read_all(sock) == b"HELLO\na page"
         until(lambda: server.status()["totals"]["bytes_out"] == 12)
+
+
+def test_function_that_asks_the_kernel_hears_of_every_record(
+    start: Start, module: Module, authority: Authority
+) -> None:
+    service = function("""
+        for _ in range(3):
+            select.select([sock], [], [])
+            sock.sendall(sock.recv(100))
+    """)
+    with (
+        start(module(service), "--workers", "1", *authority.options) as server,
+        Segments(server, authority.client()) as client,
+    ):
+        client.wait(client.tls.do_handshake)
+        for word in (b"one", b"two", b"six"):
+            client.tls.write(word)
+        client.send()  # in one segment, and the end of the handshake with them
+        assert b"".join(client.wait(lambda: client.tls.read(3)) for _ in range(3)) == b"onetwosix"
 
 
 # Deadlines and counters. ----------------------------------------------------------------------------------------------

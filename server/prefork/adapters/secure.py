@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from prefork.adapters.opaque import Ended
 from prefork.adapters.sockets import WatchedSocket
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_HEADER: Final = 5
+"""Bytes of a record's header, the last two of which say how many follow (RFC 8446, section 5.1)."""
+
 
 def _refusal(name: str, kind: type[Exception]) -> Any:  # noqa: ANN401 - each stands for a method of another signature
     """Return a method that refuses to be called."""
@@ -54,7 +57,8 @@ class SecureSocket(WatchedSocket):
         self._came, self._leaves = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = terms.context.wrap_bio(self._came, self._leaves, server_side=True)
         self._handshake_timeout = terms.handshake_timeout
-        self._guard = threading.Lock()  # of the three above: never held while the peer is waited for
+        self._header, self._missing = b"", _HEADER  # of the record that comes, and how many bytes until it goes on
+        self._guard = threading.Lock()  # of all these: never held while the peer is waited for
         self._sending = threading.Lock()  # keeps the records in their order
         self._unsent = memoryview(b"")  # records that the kernel has not taken yet
 
@@ -70,7 +74,7 @@ class SecureSocket(WatchedSocket):
                 self._send_records(math.inf)
                 if not wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
                     raise TimeoutError
-                self._take_records()
+                self._take_record()
             self._send_records(math.inf)
         except OSError as error:
             self._cells[Field.ERRORS] += bool(report(error, peer))
@@ -183,7 +187,7 @@ class SecureSocket(WatchedSocket):
                 self._send_records(until, 0)  # TLS may have something to say of its own
                 if self._own != 0:
                     self._await_bytes(until)
-                self._take_records()
+                self._take_record()
             except ssl.SSLZeroReturnError:
                 break
             except ssl.SSLError as error:
@@ -192,17 +196,31 @@ class SecureSocket(WatchedSocket):
                 return found
         return nothing
 
-    def _take_records(self) -> None:
+    def _take_record(self) -> None:
+        """Take what is there of one record, and no byte of the next: who asks the kernel is to hear of that one."""
         try:
-            data = socket.socket.recv(self, RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            with self._guard:
+                while self._take_part():
+                    pass
         except OSError as error:
             self._note(error, waits=self._own != 0)
-            return
-        with self._guard:
-            if data:
-                self._came.write(data)
-            else:
-                self._came.write_eof()
+
+    def _take_part(self) -> bool:
+        """Take what is there of a record's header or of what follows it; say whether it goes on."""
+        data = socket.socket.recv(self, self._missing, socket.MSG_DONTWAIT)
+        if not data:
+            self._came.write_eof()
+            return False
+        self._came.write(data)
+        self._missing -= len(data)
+        if len(self._header) < _HEADER:
+            self._header += data
+            if not self._missing:
+                self._missing = int.from_bytes(self._header[3:], "big")
+        if not self._missing:
+            self._header, self._missing = b"", _HEADER
+            return False
+        return True
 
     def _send_records(self, until: float, patience: float = -1) -> None:
         """Give the kernel what TLS has made, until the function's own deadline.
