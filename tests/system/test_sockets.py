@@ -137,6 +137,26 @@ def test_function_that_asks_the_kernel_hears_of_every_record(
         assert b"".join(client.wait(lambda: client.tls.read(3)) for _ in range(3)) == b"onetwosix"
 
 
+def test_who_leaves_something_unread_ends_in_order(start: Start, module: Module, authority: Authority) -> None:
+    service = function("""
+        sock.sendall(sock.recv(5))
+    """)
+    with served(start, module(service), authority) as (_, sock):
+        sock.sendall(b"hello, and a lot that it does not want to know")
+        assert read_all(sock) == b"hello"  # without TLS's own end this is an error
+
+
+def test_peer_whose_handshake_is_refused_is_told_why(start: Start, module: Module, authority: Authority) -> None:
+    options = [*authority.options, "--tls-client-ca", str(authority.ca_file)]
+    context = authority.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # where the client waits for the answer
+    with (
+        start(module(POLLS), "--workers", "1", *options) as server,
+        pytest.raises(ssl.SSLError, match="ALERT_HANDSHAKE_FAILURE"),
+    ):
+        connect(server, context)
+
+
 # Deadlines and counters. ----------------------------------------------------------------------------------------------
 
 

@@ -160,9 +160,10 @@ class SecureSocket(WatchedSocket):
         if how != socket.SHUT_RD:
             self._limits = self._limits._replace(write=min(LINGER, self._limits.write))  # nothing else is sent any more
             self.course.full_since = None  # that counts from here
-            with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, maybe before TLS has begun
-                with contextlib.suppress(ssl.SSLWantReadError), self._guard:
-                    self._tls.unwrap()
+            # it waits for the peer's end, which we do not; or complains of what was left unread, or of a handshake
+            with contextlib.suppress(ssl.SSLError, ValueError), self._guard:
+                self._tls.unwrap()
+            with contextlib.suppress(OSError):  # the peer goes as it likes
                 self._send_records(math.inf, LINGER)
         super().shutdown(how)
 
