@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -155,6 +156,62 @@ def test_peer_whose_handshake_is_refused_is_told_why(start: Start, module: Modul
         pytest.raises(ssl.SSLError, match="ALERT_HANDSHAKE_FAILURE"),
     ):
         connect(server, context)
+
+
+FILLS = """
+        {own}
+        sent = 0
+        try:
+            while True:
+                sent += sock.send(bytes(65536))
+        except (BlockingIOError, TimeoutError):
+            print("sent", sent, flush=True)
+    """
+
+
+def sent_by(server: Server) -> int:
+    """Return how much a function that fills its socket says that it has sent, once there is no more room."""
+    found = until(lambda: re.search(r"^sent (\d+)$", server.log(), re.MULTILINE), what="there is no more room")
+    return int(found[1])
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["sock.settimeout(60)", "sock.setblocking(False); select.select([sock], [], [])"],
+    ids=["", "non-blocking"],
+)
+def test_who_reads_does_not_wait_for_room(start: Start, module: Module, authority: Authority, before: str) -> None:
+    service = function(
+        FILLS.format(own="sock.settimeout(0.2)")
+        + f"""
+        {before}
+        data = sock.recv(100)
+        sock.settimeout(60)
+        sock.sendall(data)
+    """
+    )
+    with served(start, module(service), authority) as (server, sock):
+        sent = sent_by(server)
+        sock.sendall(b"hello")
+        until(lambda: server.status()["totals"]["bytes_in"] == 5, what="it is read")
+        assert read_all(sock) == bytes(sent) + b"hello"
+
+
+def test_what_there_was_no_room_for_leaves_while_its_function_reads(
+    start: Start, module: Module, authority: Authority
+) -> None:
+    service = function(
+        FILLS.format(own="sock.settimeout(0.2)")
+        + """
+        sock.settimeout(60)
+        sock.sendall(sock.recv(100))
+    """
+    )
+    with served(start, module(service), authority) as (server, sock):
+        sent = sent_by(server)
+        assert read_exactly(sock, sent) == bytes(sent)
+        sock.sendall(b"hello")
+        assert read_all(sock) == b"hello"
 
 
 # Deadlines and counters. ----------------------------------------------------------------------------------------------

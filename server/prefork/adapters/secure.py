@@ -185,9 +185,9 @@ class SecureSocket(WatchedSocket):
                 with self._guard:
                     found = read()
             except ssl.SSLWantReadError:
-                self._send_records(until, 0)  # TLS may have something to say of its own
+                left = self._send_what_fits()  # of TLS's own too
                 if self._own != 0:
-                    self._await_bytes(until)
+                    self._await_bytes(until, select.POLLIN | select.POLLOUT if left else select.POLLIN)
                 self._take_record()
             except ssl.SSLZeroReturnError:
                 break
@@ -231,13 +231,33 @@ class SecureSocket(WatchedSocket):
         if not self._sending.acquire(timeout=patience):
             return
         try:
-            while self._unsent or self._leaves.pending:
-                if not self._unsent:
-                    with self._guard:
-                        self._unsent = memoryview(self._leaves.read())
+            while self._has_records():
                 self._unsent = self._unsent[self._push(self._hand_over, 0, until) :]
         finally:
             self._sending.release()
+
+    def _send_what_fits(self) -> bool:
+        """Do the same without waiting, for who reads; say whether it is to be told when there is room for the rest."""
+        if not self._sending.acquire(blocking=False):
+            return False  # another thread sends it
+        try:
+            while self._has_records():
+                self._unsent = self._unsent[self._hand_over(socket.MSG_DONTWAIT) :]
+                self.course.full_since = None
+        except BlockingIOError:
+            return True
+        except OSError:  # there is none any more, and it is not what was asked for
+            return False
+        finally:
+            self._sending.release()
+        return False
+
+    def _has_records(self) -> bool:
+        """Say whether `_unsent` has something to send, filled anew if need be."""
+        if not self._unsent and self._leaves.pending:
+            with self._guard:
+                self._unsent = memoryview(self._leaves.read())
+        return bool(self._unsent)
 
     def _hand_over(self, how: int) -> int:
         return socket.socket.send(self, self._unsent, how)

@@ -369,8 +369,10 @@ class WatchedSocket(socket.socket):
             self.course.owes = True
             self.course.since = None
 
-    def _await_bytes(self, until: float) -> None:
+    def _await_bytes(self, until: float, events: int = select.POLLIN) -> None:
         """Wait until something can be read, as long as the limits, the worker and the function's own deadline allow.
+
+        Or until something of `events` (poll(2)) happens.
 
         The limits count from the first wait since bytes came, or from what was sent since then: a function that waits
         in short steps gives its peer no more time than others do.
@@ -385,7 +387,7 @@ class WatchedSocket(socket.socket):
                 self.course.drains_since = min(self.course.drains_since, now)
                 step = now + DRAIN_STEP
             deadline = self.course.silent_since() + self._limits[self.course.wait]
-            if wait_for(self.fileno(), select.POLLIN, min(deadline, until, step), self._wakes, wake=not draining):
+            if wait_for(self.fileno(), events, min(deadline, until, step), self._wakes, wake=not draining):
                 return
             now, silent_since = time.monotonic(), self.course.silent_since()  # another thread may have sent something
             if now >= silent_since + self._limits[self.course.wait]:
