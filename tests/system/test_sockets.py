@@ -214,6 +214,20 @@ def test_what_there_was_no_room_for_leaves_while_its_function_reads(
         assert read_all(sock) == b"hello"
 
 
+@pytest.mark.parametrize(
+    "own",
+    ["sock.setblocking(False)", "sock.settimeout(0.2)", "sock.recv(1); sock.settimeout(0.2)"],
+    ids=["non-blocking", "settimeout", "unread"],
+)
+def test_what_is_said_to_be_sent_arrives_before_the_end(
+    start: Start, module: Module, authority: Authority, own: str
+) -> None:
+    with served(start, module(function(FILLS.format(own=own))), authority) as (server, sock):
+        sock.sendall(b"hello")
+        sent = sent_by(server)
+        assert read_all(sock) == bytes(sent)
+
+
 # Deadlines and counters. ----------------------------------------------------------------------------------------------
 
 

@@ -164,7 +164,7 @@ class SecureSocket(WatchedSocket):
             with contextlib.suppress(ssl.SSLError, ValueError), self._guard:
                 self._tls.unwrap()
             with contextlib.suppress(OSError):  # the peer goes as it likes
-                self._send_records(math.inf, LINGER)
+                self._send_records(math.inf, closing=True)
         super().shutdown(how)
 
     # Inside. ---------------------------------------------------------------------------------------------------------
@@ -223,16 +223,16 @@ class SecureSocket(WatchedSocket):
             return False
         return True
 
-    def _send_records(self, until: float, patience: float = -1) -> None:
-        """Give the kernel what TLS has made, until the function's own deadline.
+    def _send_records(self, until: float, *, closing: bool = False) -> None:
+        """Give the kernel what TLS has made, until the function's own deadline; one thread at a time.
 
-        One thread at a time does, awaited for so many seconds, or (-1) always.
+        Who closes waits for room whatever the function's own limit, but not for a thread that does not come to its end.
         """
-        if not self._sending.acquire(timeout=patience):
+        if not self._sending.acquire(timeout=LINGER if closing else -1):
             return
         try:
             while self._has_records():
-                self._unsent = self._unsent[self._push(self._hand_over, 0, until) :]
+                self._unsent = self._unsent[self._push(self._hand_over, 0, until, always=closing) :]
         finally:
             self._sending.release()
 

@@ -320,11 +320,14 @@ class WatchedSocket(socket.socket):
         self._has_sent(sent)
         return sent
 
-    def _push(self, give: Callable[[int], int], flags: int, until: float) -> int:
-        """Return what `give` does, called with flags, once there is room; `until` is the function's own deadline."""
+    def _push(self, give: Callable[[int], int], flags: int, until: float, *, always: bool = False) -> int:
+        """Return what `give` does, called with flags, once there is room; `until` is the function's own deadline.
+
+        It waits `always`, or as the function and its flags have it.
+        """
         if self.course.over == SLOW_AT[Wait.READER]:  # and was told: who tries again is not to wait again
             self._note(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-        waits = self._own != 0 and not flags & socket.MSG_DONTWAIT
+        waits = always or (self._own != 0 and not flags & socket.MSG_DONTWAIT)
         while True:
             try:
                 size = give(flags | socket.MSG_DONTWAIT)
