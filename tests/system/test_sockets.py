@@ -172,6 +172,7 @@ FILLS = """
 def sent_by(server: Server) -> int:
     """Return how much a function that fills its socket says that it has sent, once there is no more room."""
     found = until(lambda: re.search(r"^sent (\d+)$", server.log(), re.MULTILINE), what="there is no more room")
+    assert found is not None
     return int(found[1])
 
 

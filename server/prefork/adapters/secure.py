@@ -163,7 +163,7 @@ class SecureSocket(WatchedSocket):
             # it waits for the peer's end, which we do not; or complains of what was left unread, or of a handshake
             with contextlib.suppress(ssl.SSLError, ValueError), self._guard:
                 self._tls.unwrap()
-            with contextlib.suppress(OSError):  # the peer goes as it likes
+            with contextlib.suppress(OSError, ValueError):  # the peer goes as it likes, the function closes
                 self._send_records(math.inf, closing=True)
         super().shutdown(how)
 
