@@ -299,6 +299,15 @@ def test_nothing_is_read_that_there_is_no_room_for(start: Start, module: Module,
         assert exchange(server.address, b"hello") == b"hello"
 
 
+@with_and_without_tls
+def test_who_wants_nothing_does_not_wait(start: Start, module: Module, authority: Authority, way: str) -> None:
+    service = function("""
+        sock.sendall(repr((sock.recv(0), sock.recv_into(bytearray()))).encode())
+    """)
+    with served(start, module(service), authority if way == "tls" else None) as (_, sock):
+        assert read_all(sock) == b"(b'', 0)"
+
+
 # Limits of the function's own. ----------------------------------------------------------------------------------------
 
 

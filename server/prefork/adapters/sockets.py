@@ -142,17 +142,21 @@ class WatchedSocket(socket.socket):
         Raises:
             Ended: the peer was too slow, or the worker drains.
         """
+        if bufsize <= 0:
+            return super().recv(bufsize)  # nothing, or an error
         until = self._own_deadline()
         data = self._recv(bufsize, flags, until)
         return data + self._rest(bufsize - len(data), flags, until) if flags & socket.MSG_WAITALL and data else data
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         """Write what comes into `buffer` and return its size; the same as `recv` otherwise."""
+        view = _room(buffer, nbytes)
+        if not view:
+            return 0
         if flags & socket.MSG_WAITALL:
-            view = _room(buffer, nbytes)
             return _spread(self.recv(len(view), flags), [view])
         until = self._own_deadline()
-        return self._receive(lambda how: socket.socket.recv_into(self, buffer, nbytes, how), int, 0, 0, flags, until)
+        return self._receive(lambda how: socket.socket.recv_into(self, view, 0, how), int, 0, 0, flags, until)
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """Return what comes and the address that the kernel gives with it; the same as `recv` otherwise."""
