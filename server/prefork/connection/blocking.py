@@ -344,7 +344,9 @@ class BlockingConnection:
                 quiet = time.monotonic() + (edge.FIRST_QUIET if wait is _FIRST_BYTE else QUIET)
                 drained = idle and self.draining
                 here = self._secure is not None and self._secure.pending() > 0
-                if here or self._poll(select.POLLIN, min(deadline, quiet) if drained else deadline, wake=idle):
+                if here or self._poll(
+                    select.POLLIN, min(deadline, quiet) if drained else deadline, wake=idle and not drained
+                ):
                     try:
                         return self._socket.recv(RECEIVE_SIZE)
                     except BlockingIOError:  # half a TLS record
@@ -386,7 +388,10 @@ class BlockingConnection:
 
 
 def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool = False) -> bool:
-    """Wait for a socket until `deadline`; False at that, or, if `wake`, when the worker begins to drain."""
+    """Wait for a socket until `deadline`; False at that, or, if `wake`, as soon as the worker drains.
+
+    Who knows already that it does asks for no `wake`, or would not wait at all.
+    """
     poll = select.poll()
     poll.register(fd, events)
     before = wakes.draining  # asked first: a bell rung in between must not be waited for, it would ring on and on
@@ -395,11 +400,12 @@ def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool 
         poll.register(other, select.POLLIN)
     while True:
         left = deadline - time.monotonic()
-        ready = poll.poll(max(0.0, min(left, BEAT)) * 1000)
+        over = wake and wakes.draining  # perhaps since before this call: whoever calls had not seen it yet
+        ready = poll.poll(0 if over else max(0.0, min(left, BEAT)) * 1000)
         if any(number == fd for number, _ in ready):
             return True
         wakes.woken()
-        if wakes.draining and not before:
+        if wakes.draining and (wake or not before):
             if wake:
                 return False
             for other in others:
