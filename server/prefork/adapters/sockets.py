@@ -77,9 +77,14 @@ class Course:
         self.sockets: WeakSet[WatchedSocket] = WeakSet()  # those that are open
 
     def silent_since(self) -> float:
-        """Return when the wait for bytes began that goes on, or when something was sent since then."""
-        since = self.since  # another thread may come to its end
-        return self.sent_at if since is None else max(since, self.sent_at)
+        """Return when the wait for bytes began that goes on, or when something was sent since then.
+
+        It begins here if bytes have come since, to another thread.
+        """
+        since = self.since  # asked once: another thread may set it
+        if since is None:
+            since = self.since = time.monotonic()
+        return max(since, self.sent_at)
 
 
 class WatchedSocket(socket.socket):
@@ -291,8 +296,7 @@ class WatchedSocket(socket.socket):
             try:
                 got = take(flags | socket.MSG_DONTWAIT)
             except OSError as error:
-                if self.course.since is None:
-                    self.course.since = time.monotonic()
+                self.course.silent_since()  # who asks again and again waits too
                 self._note(error, waits=waits)
             else:
                 self._count(size(got), flags)
@@ -384,8 +388,6 @@ class WatchedSocket(socket.socket):
         The limits count from the first wait since bytes came, or from what was sent since then: a function that waits
         in short steps gives its peer no more time than others do.
         """
-        if self.course.since is None:
-            self.course.since = time.monotonic()
         while self.fileno() >= 0:  # what reads from a closed one says so
             now = time.monotonic()
             draining = self._wakes.draining
@@ -396,7 +398,7 @@ class WatchedSocket(socket.socket):
             deadline = self.course.silent_since() + self._limits[self.course.wait]
             if wait_for(self.fileno(), events, min(deadline, until, step), self._wakes, wake=not draining):
                 return
-            now, silent_since = time.monotonic(), self.course.silent_since()  # another thread may have sent something
+            silent_since, now = self.course.silent_since(), time.monotonic()  # another thread may have moved something
             if now >= silent_since + self._limits[self.course.wait]:
                 raise self._ended(SLOW_AT[self.course.wait])
             if draining and now - max(silent_since, self.course.drains_since) >= silence(
