@@ -351,10 +351,12 @@ class WatchedSocket(socket.socket):
             # the function's is asked here too: a peer that reads little and often makes room again and again
             if now < until and wait_for(self.fileno(), select.POLLOUT, min(deadline, until), self._wakes):
                 continue
-            if deadline <= until:
+            now, full_since = time.monotonic(), self.course.full_since  # another thread may have found room
+            if full_since is not None and now >= full_since + self._limits.write:
                 raise self._ended(SLOW_AT[Wait.READER])
-            self.course.error = TimeoutError("timed out")
-            raise self.course.error
+            if now >= until:
+                self.course.error = TimeoutError("timed out")
+                raise self.course.error
 
     def _has_sent(self, size: int) -> None:
         self._cells[Field.BYTES_OUT] += size
