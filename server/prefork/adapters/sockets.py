@@ -14,6 +14,7 @@ knows nothing of TLS: `secure` does.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import math
@@ -264,8 +265,9 @@ class WatchedSocket(socket.socket):
             self.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + LINGER
             while time.monotonic() < deadline and wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
-                if not super().recv(RECEIVE_SIZE):
-                    break
+                with contextlib.suppress(BlockingIOError):  # another thread has taken it
+                    if not super().recv(RECEIVE_SIZE, socket.MSG_DONTWAIT):
+                        break
         except OSError:
             pass  # the peer is gone already
         finally:
