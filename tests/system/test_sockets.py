@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HEAD = """
     import gc, select, socket, threading, time, weakref
+    import prefork.adapters.opaque
     from socket import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_WAITALL
 
     def into(size, take):
@@ -306,6 +307,22 @@ def test_who_wants_nothing_does_not_wait(start: Start, module: Module, authority
     """)
     with served(start, module(service), authority if way == "tls" else None) as (_, sock):
         assert read_all(sock) == b"(b'', 0)"
+
+
+def test_who_sends_nothing_puts_nothing_off(start: Start, module: Module) -> None:
+    service = function("""
+        sock.settimeout(0.1)
+        while True:
+            try:
+                sock.recv(100)
+            except prefork.adapters.opaque.Ended:
+                raise
+            except TimeoutError:
+                sock.send(b"")
+    """)
+    with served(start, module(service), None, "--first-byte-timeout", "0.5", "--access-log") as (server, sock):
+        assert read_all(sock) == b""
+        until(lambda: "sent nothing within --first-byte-timeout" in server.log())
 
 
 # Limits of the function's own. ----------------------------------------------------------------------------------------

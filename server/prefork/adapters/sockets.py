@@ -361,9 +361,10 @@ class WatchedSocket(socket.socket):
                 raise self.course.error
 
     def _has_sent(self, size: int) -> None:
-        self._cells[Field.BYTES_OUT] += size
-        self.course.owes = False
-        self.course.sent_at = time.monotonic()
+        if size:
+            self._cells[Field.BYTES_OUT] += size
+            self.course.owes = False
+            self.course.sent_at = time.monotonic()
 
     def _note(self, error: OSError, *, waits: bool = True) -> None:
         """Raise an error of the peer's, and remember it; to who waits, nothing to read or no room to write is none.
