@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.server import Server, alive, exchange, read_all, read_exactly
+from support.server import Server, alive, exchange, read_all, read_exactly, reset
 from support.tls import Authority, Segments, connect
 from support.waiting import until
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Module = Callable[..., str]
 
 HEAD = """
-    import gc, select, socket, threading, time, weakref
+    import select, socket, threading, time
     import prefork.adapters.opaque
     from socket import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_WAITALL
 
@@ -576,6 +576,30 @@ def test_deadline_holds_for_a_duplicate(start: Start, module: Module) -> None:
         assert read_all(sock) == b"hello"
         until(lambda: "sent nothing within --first-byte-timeout" in server.log())
         assert "Traceback" not in server.log()
+
+
+def test_nothing_is_kept_of_a_connection_that_failed(start: Start, module: Module) -> None:
+    service = """
+        import gc, weakref
+
+        gc.disable()  # a cycle would be there for good
+        payloads = weakref.WeakSet()
+
+        class Payload: ...
+
+        def service(sock, address):
+            sock.sendall(b"%d" % len(payloads))
+            payload = Payload()
+            payloads.add(payload)
+            sock.recv(100)
+    """
+    with start(module(service), "--workers", "1", "--access-log") as server:
+        with server.connect() as sock:
+            assert read_exactly(sock, 1) == b"0"
+            reset(sock)
+        until(lambda: "Connection reset" in server.log(), what="it has failed")
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert exchange(server.address, b"") == b"0"
 
 
 # At the end of a drain. -----------------------------------------------------------------------------------------------

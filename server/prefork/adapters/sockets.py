@@ -376,7 +376,10 @@ class WatchedSocket(socket.socket):
             return
         if error.errno != errno.EBADF:  # the function has closed it
             self.course.error = error
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # or it would refer to itself, by its traceback
 
     def _count(self, size: int, flags: int) -> None:
         if size and not flags & socket.MSG_PEEK:
@@ -456,6 +459,7 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
             journal.handler_failed(error, peer, number)
     finally:
         watched.finish()
+        watched.course.error = None  # it refers to all that the function had, and that to it
         row.cells[Field.CONNECTIONS] -= 1
         journal.closed(cells, number, peer, watched.course.over or why)
 
