@@ -602,6 +602,22 @@ def test_nothing_is_kept_of_a_connection_that_failed(start: Start, module: Modul
         assert exchange(server.address, b"") == b"0"
 
 
+def test_class_whose_instances_are_generator_functions_is_none(start: Start, module: Module) -> None:
+    service = """
+        from socketserver import StreamRequestHandler
+
+        class service(StreamRequestHandler):
+            def handle(self):
+                for line in self():
+                    self.wfile.write(line.upper())
+
+            def __call__(self):
+                yield from self.rfile
+    """
+    with start(module(service), "--workers", "1") as server:
+        assert exchange(server.address, b"hello\n") == b"HELLO\n"
+
+
 # At the end of a drain. -----------------------------------------------------------------------------------------------
 
 

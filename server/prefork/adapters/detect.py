@@ -129,6 +129,8 @@ def _is_generator(found: object) -> bool:
 def _called(found: object) -> tuple[object, object]:
     """Return what may run when `found` is called."""
     inner = _unwrapped(found)
+    if inspect.isclass(inner):  # its `__call__` is that of its instances
+        return inner, None
     return inner, getattr(inner, "__call__", None)  # noqa: B004 - its kind is asked for
 
 
