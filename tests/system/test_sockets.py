@@ -325,6 +325,37 @@ def test_who_sends_nothing_puts_nothing_off(start: Start, module: Module) -> Non
         until(lambda: "sent nothing within --first-byte-timeout" in server.log())
 
 
+@with_and_without_tls
+def test_time_to_the_first_byte_counts_from_the_beginning(
+    start: Start, module: Module, authority: Authority, way: str
+) -> None:
+    service = function("""
+        time.sleep(1.2)  # it is at work
+        began = time.monotonic()
+        try:
+            sock.recv(100)
+        except TimeoutError:
+            sock.sendall(b"%r" % (time.monotonic() - began < 0.6))
+    """)
+    options = ["--first-byte-timeout", "1"]
+    with served(start, module(service), authority if way == "tls" else None, *options) as (_, sock):
+        assert read_all(sock) == b"True"
+
+
+@with_and_without_tls
+def test_first_byte_that_came_in_time_is_read_however_late(
+    start: Start, module: Module, authority: Authority, way: str
+) -> None:
+    service = function("""
+        time.sleep(0.7)  # it is at work
+        sock.sendall(sock.recv(100))
+    """)
+    options = ["--first-byte-timeout", "0.5"]
+    with served(start, module(service), authority if way == "tls" else None, *options) as (_, sock):
+        sock.sendall(b"hello")
+        assert read_all(sock) == b"hello"
+
+
 # Limits of the function's own. ----------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,7 @@ class SecureSocket(WatchedSocket):
                     raise TimeoutError
                 self._take_record()
             self._send_records(math.inf)
+            self.course.since = time.monotonic()  # the handshake had a limit of its own
         except OSError as error:
             self._cells[Field.ERRORS] += bool(report(error, peer))
             self.course.over = edge.NO_HANDSHAKE

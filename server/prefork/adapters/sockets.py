@@ -2,10 +2,10 @@
 
 The function is given a `socket.socket` that behaves as one: `recv`, `send`, `sendall`, `makefile`, `settimeout`. Each
 wait for bytes also has the limits of the settings, and ends when the worker drains and the connection is quiet (see
-`edge.silence`): then it raises `Ended`, a `TimeoutError`, once, and after that reads an end of file. Who sends again to
-a peer that did not read is told that it is gone. A limit of the function's own (`settimeout`) counts if it is shorter;
-a socket it makes non-blocking is its own to wait for. A wait that it has cut short by either goes on in the next call,
-until a byte has passed.
+`edge.silence`): then it raises `Ended`, a `TimeoutError`, once, and after that reads an end of file; a file of
+`makefile` goes on to raise, as after any timeout. Who sends again to a peer that did not read is told that it is gone.
+A limit of the function's own (`settimeout`) counts if it is shorter; a socket it makes non-blocking is its own to wait
+for. A wait that it has cut short by either goes on in the next call, until a byte has passed.
 
 The connection is over when the function returns: half-closed, read to the peer's end (bounded) and closed. Closing it
 earlier does the same. One call is one request on the scoreboard, as `socketserver` has it. This file never accepts, and
@@ -69,7 +69,8 @@ class Course:
     def __init__(self) -> None:
         self.wait = Wait.FIRST_BYTE
         self.owes = False
-        self.since: float | None = None  # when the function began to wait for bytes that have not come yet
+        # when the wait for bytes that have not come yet began: the first with the connection, others in the function
+        self.since: float | None = time.monotonic()
         self.sent_at = -math.inf
         self.full_since: float | None = None  # when there was no room for what it sends, and there has been none since
         self.drains_since = math.inf  # as this connection has noticed
