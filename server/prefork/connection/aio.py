@@ -182,7 +182,7 @@ class Connection(Dialogue):
         frame = self._encode(payload)
         out.append(frame)
         self._unsent += len(frame)
-        if self._unsent > RECEIVE_SIZE or self._writable is not None:
+        if self._unsent > RECEIVE_SIZE:
             self.flush()
             if self._writable is not None:
                 await self._until_read()
@@ -486,12 +486,6 @@ class Connection(Dialogue):
         elif self.wait is _FIRST_BYTE and self._waiter is None:  # what the handler did before is not the peer's delay
             self.since = hub.now
         return self._news()
-
-    def _flush_now(self) -> None:
-        try:
-            self.flush()
-        except Exception as error:  # noqa: BLE001 - what the handler has sent is no payload
-            self.cannot_send(error)
 
     def flush(self) -> None:
         """Send what the handler has sent since, in one write, and add up what it has taken; for the hub and here."""

@@ -117,6 +117,13 @@ class Dialogue(Link):
         finally:
             self._stepping = None
 
+    def _flush_now(self) -> None:
+        """Send what the handler has sent, before it is too late; what is no payload ends the connection."""
+        try:
+            self.flush()
+        except Exception as error:  # noqa: BLE001 - whatever a framing, or joining, makes of it
+            self.cannot_send(error)
+
     async def _converse(self) -> None:
         """Run the handler, and close in order what it leaves open: it returned, raised, or was cancelled."""
         try:
@@ -127,10 +134,7 @@ class Dialogue(Link):
             if not _is_an_end(error):
                 self._failed(error)
         finally:
-            try:
-                self.flush()
-            except Exception as error:  # noqa: BLE001 - it has sent what is no payload
-                self.cannot_send(error)
+            self._flush_now()
             self._wake(RETURNED)
             self._finish()
             if self._stepping is not None:
