@@ -69,7 +69,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
             write_pidfile()  # it names the process that everybody knows, which an heir may become later
         where = ", ".join(one.address for one in listeners)
         LOGGER.info(
-            "prefork %s pid %d serves %s on %s with %s worker%s", __version__, os.getpid(), settings.target, where,
+            "prefork %s pid %d listens on %s for %s, %s worker%s", __version__, os.getpid(), where, settings.target,
             settings.workers, "" if settings.workers.high == 1 else "s",
         )  # fmt: skip
         _warn(settings)
@@ -79,7 +79,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
             LOGGER.info("metrics at %s", ", ".join(f"http://{one.address}/metrics" for one in metrics))
         estate = Estate(heritage, metrics, lambda: _take_paths(listeners, dropped), write_pidfile)
         with Master(plan, listeners, handler, commands, estate) as master:
-            master.on_reload(lambda current: _replan(plan, current.tls, _where_it_started(load)))
+            master.on_reload(lambda current: _replan(plan, current, _where_it_started(load)))
             code = master.run()
     LOGGER.info("stopped, exit code %d", code)
     return code
@@ -119,16 +119,23 @@ def _open_log(settings: Settings) -> log.LogHandler:
         raise SettingsError([f"--log-file {settings.log_file!r}: {error.strerror}"]) from error
 
 
-def _warn(settings: Settings) -> None:
-    """Say what is allowed and yet seldom meant."""
+def _warn(settings: Settings, before: Settings | None = None) -> None:
+    """Say what is allowed and yet seldom meant; behind a reload only what has become so."""
+    said = set(_warnings(before)) if before is not None else set()
+    for warning in _warnings(settings):
+        if warning not in said:
+            LOGGER.warning("%s", warning)
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
     if os.geteuid() == 0 and settings.user is None:
-        LOGGER.warning("the workers run as root; name a user for them by --user (root, if that is meant)")
+        yield "the workers run as root; name a user for them by --user (root, if that is meant)"
     wanted, limit = settings.workers.high * settings.max_rss, cgroup.memory_limit()
     if limit is not None and wanted > limit:
-        LOGGER.warning(
-            "--max-rss: %d workers may hold %d MiB together, and the kernel kills at %d MiB, the cgroup's limit; "
-            "allow less, or fewer workers", settings.workers.high, wanted >> 20, limit >> 20,
-        )  # fmt: skip
+        yield (
+            f"--max-rss: {settings.workers.high} workers may hold {wanted >> 20} MiB together, and the kernel kills at "
+            f"{limit >> 20} MiB, the cgroup's limit; allow less, or fewer workers"
+        )
 
 
 def _load_early(settings: Settings) -> Service | None:
@@ -162,9 +169,9 @@ def _where_it_started(load: Callable[[], Settings]) -> Settings:
         return load()
 
 
-def _replan(first: Plan, tls: Terms | None, settings: Settings) -> Plan:
+def _replan(first: Plan, current: Plan, settings: Settings) -> Plan:
     """Return the plan of a new generation: what the master had preloaded stays, and TLS if it has not changed."""
-    _warn(settings)
+    _warn(settings, current.settings)
     if settings.bind != first.settings.bind:
         wanted = ", ".join(map(str, settings.bind)) or "the default"
         raise SettingsError([f"--bind {wanted}: a reload keeps its sockets; `prefork upgrade` opens other addresses"])
@@ -183,8 +190,8 @@ def _replan(first: Plan, tls: Terms | None, settings: Settings) -> Plan:
                 [f"--adapter {settings.adapter}: a preloaded target cannot be changed by a reload; restart"]
             )
         LOGGER.warning("the target was preloaded: a reload cannot see changes of its code")
-        return Plan(settings, first.service, _tls(settings, tls))
-    return Plan(settings, _load_early(settings), _tls(settings, tls))
+        return Plan(settings, first.service, _tls(settings, current.tls))
+    return Plan(settings, _load_early(settings), _tls(settings, current.tls))
 
 
 def _addresses(settings: Settings, inherited: Sequence[int]) -> tuple[Address, ...]:

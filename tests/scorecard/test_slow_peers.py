@@ -155,6 +155,11 @@ UNREAD: Final = {
                 writer.write(b"x" * 8000)
                 await writer.drain()
     """,
+    "streams that never drain": """
+        async def service(reader, writer):
+            while await reader.read(4096):
+                writer.write(b"x" * 8000)
+    """,
 }
 UNREAD["a function, threads"] = UNREAD["a function"]
 UNREAD["a function, TLS"] = UNREAD["a function"]

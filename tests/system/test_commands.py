@@ -86,6 +86,7 @@ def test_stop_waits_for_what_is_in_flight(start: Callable[..., Server], module: 
         sock.sendall(b"answer me\n")
         until(lambda: server.status()["totals"]["connections"] == 1)
         assert run("stop", "--control", server.control).returncode == 0
+        assert "asked on the control socket: stop gracefully" in server.log()
         assert server.process.wait(1) == 0
         assert sock.recv(100) == b"answer me\r\n"
 

@@ -157,7 +157,7 @@ def test_server_as_root_says_so_unless_root_is_named(start: Callable[..., Server
     with start("echo", "--workers", "1") as server:
         assert server.log().count(WARNING) == 1
         assert server.ask(command="reload")["ok"]
-        assert server.log().count(WARNING) == 2
+        assert server.log().count(WARNING) == 1  # a reload has only what is new to say
     with start("echo", "--workers", "1", "--user", "root") as server:
         assert WARNING not in server.log()
 

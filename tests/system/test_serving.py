@@ -45,7 +45,7 @@ def test_two_hundred_connections_get_every_byte_back(start: Callable[..., Server
 
 def test_log_line_names_the_bound_port(start: Callable[..., Server]) -> None:
     with start() as server:
-        found = re.search(r"serves echo on 127\.0\.0\.1:(\d+) with", server.log())
+        found = re.search(r"listens on 127\.0\.0\.1:(\d+) for echo, ", server.log())
         assert found is not None
         assert server.address == ("127.0.0.1", int(found[1]))
 

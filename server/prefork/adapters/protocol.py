@@ -19,7 +19,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefork.adapters.opaque import Ended
-from prefork.connection.edge import DRAINS, FIRST_QUIET, PEER_CLOSED, Wait, silence
+from prefork.connection.edge import DRAINS, FIRST_QUIET, PAUSE_AT, PAUSE_AT_TLS, PEER_CLOSED, Wait, silence
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
 
@@ -147,12 +147,15 @@ class ProtocolLink(Link):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass on; where the protocol does not see to it, leave the peer's bytes unread until it reads its own."""
+        """Pass on; where the protocol does not see to it, leave the peer's bytes unread until it reads its own.
+
+        One that sees to it may read on while it sends no more: its peer may be in the middle of a long message. Where
+        it does send more, see `send`.
+        """
         if self.wait < _HANDLER:
             self._wait_for_reader()
             if not self._governs:
-                self._choked = True
-                self._transport.pause_reading()
+                self._choke()
         self._tell("pause_writing")
 
     def resume_writing(self) -> None:
@@ -226,6 +229,8 @@ class ProtocolLink(Link):
         self._owes = False
         if self.wait is not _READER:  # before the first byte too: a service that only speaks is not a slow peer
             self.since = self._hub.now
+        elif not self._choked and self._transport.get_write_buffer_size() > self._too_much:  # it does not see to it
+            self._choke()
         self._write(data)  # type: ignore[arg-type] # it is only measured and passed on
 
     def halt(self, *, halted: bool) -> None:
@@ -260,6 +265,17 @@ class ProtocolLink(Link):
         self._transport.abort()
 
     # Inside. ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _too_much(self) -> float:
+        """Bytes unsent to which nobody comes who stops when told to, unless one message alone is so long."""
+        return 1.5 * self._hub.write_limit * (PAUSE_AT_TLS if self._secure else PAUSE_AT)
+
+    def _choke(self) -> None:
+        """Leave the peer unread until it reads."""
+        self._choked = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def _feed_buffered(self, data: bytes) -> None:
         """Fill the protocol's buffer until all is in it, or it pauses or closes; it may hand over in between."""

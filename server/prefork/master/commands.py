@@ -57,7 +57,9 @@ def obey(server: Commanded, asker: Asker, request: dict[str, Any]) -> None:
         case {"command": "status"}:
             asker.answer(**server.status())
         case {"command": "stop", **rest}:
-            server.stop(now=bool(rest.get("now")))
+            now = bool(rest.get("now"))
+            LOGGER.info("asked on the control socket: %s", "stop now" if now else "stop gracefully")
+            server.stop(now=now)
             asker.answer(ok=True)
         case {"command": "scale", "workers": int(count)} if 1 <= count <= MAX_WORKERS and count is not True:
             server.scale(count)
