@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     Module = Callable[..., str]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests with containers in one process, where others run beside them: they share images and projects."""
+    for item in items:
+        if item.get_closest_marker("docker") is not None:
+            item.add_marker(pytest.mark.xdist_group("docker"))
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     """Return a function that makes a server of the real program: `with start("echo", "--workers", "2") as server`."""
