@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from prefork.connection.blocking import Wakes
-    from prefork.connection.edge import Limits
-    from prefork.connection.journal import Cells
+    from prefork.adapters.course import Course
     from prefork.connection.terms import Terms
 
 T = TypeVar("T")
@@ -52,8 +50,8 @@ def _refusal(name: str, kind: type[Exception]) -> Any:  # noqa: ANN401 - each st
 class SecureSocket(WatchedSocket):
     """The server's side of TLS with a plain socket's face; flags are refused, as `ssl.SSLSocket` does."""
 
-    def __init__(self, sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, terms: Terms) -> None:
-        super().__init__(sock, limits, cells, wakes)
+    def __init__(self, sock: socket.socket, course: Course, terms: Terms) -> None:
+        super().__init__(sock, course)
         self._came, self._leaves = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = terms.context.wrap_bio(self._came, self._leaves, server_side=True)
         self._handshake_timeout = terms.handshake_timeout
@@ -72,13 +70,13 @@ class SecureSocket(WatchedSocket):
         try:
             while not self._has_shaken_hands():
                 self._send_records(math.inf)
-                if not wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
+                if not wait_for(self.fileno(), select.POLLIN, deadline, self.course.wakes):
                     raise TimeoutError
                 self._take_record()
             self._send_records(math.inf)
-            self.course.since = time.monotonic()  # the handshake had a limit of its own
+            self.course.begin()
         except OSError as error:
-            self._cells[Field.ERRORS] += bool(report(error, peer))
+            self.course.cells[Field.ERRORS] += bool(report(error, peer))
             self.course.over = edge.NO_HANDSHAKE
             raise ConnectionEnded(self.course.over) from error
 
@@ -113,7 +111,7 @@ class SecureSocket(WatchedSocket):
             Ended: the peer was too slow, or the worker drains.
         """
         data = self._read(lambda: self._tls.read(bufsize), b"", flags) if bufsize else b""
-        self._count(len(data), 0)
+        self.course.has_received(len(data))
         return data
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -121,7 +119,7 @@ class SecureSocket(WatchedSocket):
         view = memoryview(buffer).cast("B")
         view = view[: nbytes or len(view)]
         size = self._read(lambda: int(self._tls.read(len(view), view)), 0, flags) if view else 0
-        self._count(size, 0)
+        self.course.has_received(size)
         return size
 
     def _send(self, data: Buffer, flags: int, until: float) -> int:
@@ -135,7 +133,7 @@ class SecureSocket(WatchedSocket):
             with self._guard:
                 sent = self._tls.write(view)
         except ssl.SSLError as error:  # such as what has come was no TLS
-            self._note(error)
+            self.course.note(error)
             raise
         try:
             self._send_records(until)
@@ -143,7 +141,7 @@ class SecureSocket(WatchedSocket):
             raise
         except (BlockingIOError, TimeoutError):
             pass  # the next call does: to its function this is sent
-        self._has_sent(sent)
+        self.course.has_sent(sent)
         return sent
 
     # They know nothing of TLS: what they send would be plain text on the wire, what they read no text at all.
@@ -159,8 +157,9 @@ class SecureSocket(WatchedSocket):
     def shutdown(self, how: int, /) -> None:
         """Say TLS's own end before the socket's; what the peer still sends can be read."""
         if how != socket.SHUT_RD:
-            self._limits = self._limits._replace(write=min(LINGER, self._limits.write))  # nothing else is sent any more
-            self.course.full_since = None  # that counts from here
+            limits = self.course.limits
+            self.course.limits = limits._replace(write=min(LINGER, limits.write))  # nothing else is sent any more
+            self.course.found_room()  # that counts from here
             # it waits for the peer's end, which we do not; or complains of what was left unread, or of a handshake
             with contextlib.suppress(ssl.SSLError, ValueError), self._guard:
                 self._tls.unwrap()
@@ -188,12 +187,12 @@ class SecureSocket(WatchedSocket):
             except ssl.SSLWantReadError:
                 left = self._send_what_fits()  # of TLS's own too
                 if self._own != 0:
-                    self._await_bytes(until, select.POLLIN | select.POLLOUT if left else select.POLLIN)
+                    self.course.await_bytes(self, until, select.POLLIN | select.POLLOUT if left else select.POLLIN)
                 self._take_record()
             except ssl.SSLZeroReturnError:
                 break
             except ssl.SSLError as error:
-                self._note(error)
+                self.course.note(error)
             else:
                 return found
         return nothing
@@ -205,7 +204,7 @@ class SecureSocket(WatchedSocket):
                 while self._take_part():
                     pass
         except OSError as error:
-            self._note(error, waits=self._own != 0)
+            self.course.note(error, waits=self._own != 0)
 
     def _take_part(self) -> bool:
         """Take what is there of a record's header or of what follows it; say whether it goes on."""
@@ -233,7 +232,8 @@ class SecureSocket(WatchedSocket):
             return
         try:
             while self._has_records():
-                self._unsent = self._unsent[self._push(self._hand_over, 0, until, always=closing) :]
+                sent = self.course.push(self, self._hand_over, 0, until, waits=closing or self._own != 0)
+                self._unsent = self._unsent[sent:]
         finally:
             self._sending.release()
 
@@ -244,7 +244,7 @@ class SecureSocket(WatchedSocket):
         try:
             while self._has_records():
                 self._unsent = self._unsent[self._hand_over(socket.MSG_DONTWAIT) :]
-                self.course.full_since = None
+                self.course.found_room()
         except BlockingIOError:
             return True
         except OSError:  # there is none any more, and it is not what was asked for

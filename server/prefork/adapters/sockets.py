@@ -15,7 +15,6 @@ knows nothing of TLS: `secure` does.
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import math
 import os
@@ -23,12 +22,12 @@ import select
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
-from weakref import WeakSet
 
+from prefork.adapters.course import Course
 from prefork.adapters.opaque import Ended
 from prefork.connection import edge, journal
 from prefork.connection.blocking import wait_for
-from prefork.connection.edge import LINGER, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait, silence
+from prefork.connection.edge import LINGER, RECEIVE_SIZE, ConnectionEnded
 from prefork.log import LOGGER
 from prefork.scoreboard import Field
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from prefork.connection.admission import Source
     from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
-    from prefork.connection.journal import Cells
     from prefork.connection.terms import Terms
     from prefork.scoreboard import Row
     from prefork.service import Service
@@ -48,9 +46,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ids = itertools.count(1)
-
-DRAIN_STEP: Final = 0.1
-"""Seconds between two looks at how long a connection of a draining worker has been silent."""
 
 _NEVER_WAITS: Final = socket.MSG_DONTWAIT | socket.MSG_OOB | socket.MSG_ERRQUEUE
 """Flags with which recv(2) says at once what it has, or that there is nothing."""
@@ -63,44 +58,13 @@ class _Sendable(Protocol):
     def seek(self, offset: int, /) -> object: ...
 
 
-class Course:
-    """How a connection fares: one for all sockets that `dup` has made of its first."""
-
-    def __init__(self) -> None:
-        self.wait = Wait.FIRST_BYTE
-        self.owes = False
-        # when the wait for bytes that have not come yet began: the first with the connection, others in the function
-        self.since: float | None = time.monotonic()
-        self.sent_at = -math.inf
-        self.full_since: float | None = None  # when there was no room for what it sends, and there has been none since
-        self.drains_since = math.inf  # as this connection has noticed
-        self.error: OSError | None = None  # the last that a call raised: the peer's doing, not the function's
-        self.over = ""  # why we have ended it
-        self.sockets: WeakSet[WatchedSocket] = WeakSet()  # those that are open
-
-    def silent_since(self) -> float:
-        """Return when the wait for bytes began that goes on, or when something was sent since then.
-
-        It begins here if bytes have come since, to another thread.
-        """
-        since = self.since  # asked once: another thread may set it
-        if since is None:
-            since = self.since = time.monotonic()
-        return max(since, self.sent_at)
-
-
 class WatchedSocket(socket.socket):
     """A socket of one connection: it counts, keeps the deadlines, hears of the drain and closes in order."""
 
-    def __init__(
-        self, sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, course: Course | None = None
-    ) -> None:
+    def __init__(self, sock: socket.socket, course: Course) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
-        self._limits = limits
-        self._cells = cells
-        self._wakes = wakes
-        self.course = course or Course()
-        self.course.sockets.add(self)
+        self.course = course
+        course.sockets.add(self)
         self._own: float | None = None
         if (default := super().gettimeout()) is not None:  # `socket.setdefaulttimeout` was called
             self.settimeout(default)
@@ -242,7 +206,7 @@ class WatchedSocket(socket.socket):
     def dup(self) -> WatchedSocket:
         """Return another socket of the connection, watched alike; the last that is closed ends it."""
         twin = socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
-        twin = WatchedSocket(twin, self._limits, self._cells, self._wakes, self.course)
+        twin = WatchedSocket(twin, self.course)
         twin.settimeout(self._own)
         return twin
 
@@ -251,7 +215,7 @@ class WatchedSocket(socket.socket):
     def finish(self) -> None:
         """Close in order, whatever still refers to it."""
         for sock in tuple(self.course.sockets):
-            sock._real_close()  # noqa: SLF001 - the same class
+            sock._real_close()  # type: ignore[attr-defined] # noqa: SLF001 - the same class
 
     def _real_close(self) -> None:
         """Half-close, read on until the peer closes too (bounded), and close: never a reset.
@@ -265,7 +229,7 @@ class WatchedSocket(socket.socket):
                 return
             self.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + LINGER
-            while time.monotonic() < deadline and wait_for(self.fileno(), select.POLLIN, deadline, self._wakes):
+            while time.monotonic() < deadline and wait_for(self.fileno(), select.POLLIN, deadline, self.course.wakes):
                 with contextlib.suppress(BlockingIOError):  # another thread has taken it
                     if not super().recv(RECEIVE_SIZE, socket.MSG_DONTWAIT):
                         break
@@ -295,14 +259,14 @@ class WatchedSocket(socket.socket):
             if whole:
                 self._await_as_many(wanted, until)
             elif waits:
-                self._await_bytes(until)
+                self.course.await_bytes(self, until)
             try:
                 got = take(flags | socket.MSG_DONTWAIT)
             except OSError as error:
                 self.course.silent_since()  # who asks again and again waits too
-                self._note(error, waits=waits)
+                self.course.note(error, waits=waits)
             else:
-                self._count(size(got), flags)
+                self.course.has_received(0 if flags & socket.MSG_PEEK else size(got))
                 return got
         return nothing
 
@@ -327,107 +291,18 @@ class WatchedSocket(socket.socket):
 
     def _give(self, give: Callable[[int], int], flags: int, until: float) -> int:
         """Have the kernel take as much as it will, count it and return how much."""
-        sent = self._push(give, flags, until)
-        self._has_sent(sent)
+        waits = self._own != 0 and not flags & socket.MSG_DONTWAIT
+        sent = self.course.push(self, give, flags, until, waits=waits)
+        self.course.has_sent(sent)
         return sent
 
-    def _push(self, give: Callable[[int], int], flags: int, until: float, *, always: bool = False) -> int:
-        """Return what `give` does, called with flags, once there is room; `until` is the function's own deadline.
-
-        It waits `always`, or as the function and its flags have it.
-        """
-        if self.course.over == SLOW_AT[Wait.READER]:  # and was told: who tries again is not to wait again
-            self._note(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-        waits = always or (self._own != 0 and not flags & socket.MSG_DONTWAIT)
-        while True:
-            try:
-                size = give(flags | socket.MSG_DONTWAIT)
-            except OSError as error:
-                now = time.monotonic()
-                if self.course.full_since is None and isinstance(error, BlockingIOError):
-                    self.course.full_since = now
-                self._note(error, waits=waits)
-            else:
-                self.course.full_since = None
-                return size
-            deadline = (self.course.full_since or now) + self._limits.write
-            # the function's is asked here too: a peer that reads little and often makes room again and again
-            if now < until and wait_for(self.fileno(), select.POLLOUT, min(deadline, until), self._wakes):
-                continue
-            now, full_since = time.monotonic(), self.course.full_since  # another thread may have found room
-            if full_since is not None and now >= full_since + self._limits.write:
-                raise self._ended(SLOW_AT[Wait.READER])
-            if now >= until:
-                self.course.error = TimeoutError("timed out")
-                raise self.course.error
-
-    def _has_sent(self, size: int) -> None:
-        if size:
-            self._cells[Field.BYTES_OUT] += size
-            self.course.owes = False
-            self.course.sent_at = time.monotonic()
-
-    def _note(self, error: OSError, *, waits: bool = True) -> None:
-        """Raise an error of the peer's, and remember it; to who waits, nothing to read or no room to write is none.
-
-        Raises:
-            OSError: as it came.
-        """
-        if isinstance(error, BlockingIOError) and waits:
-            return
-        if error.errno != errno.EBADF:  # the function has closed it
-            self.course.error = error
-        try:
-            raise error
-        finally:
-            del error  # or it would refer to itself, by its traceback
-
-    def _count(self, size: int, flags: int) -> None:
-        if size and not flags & socket.MSG_PEEK:
-            self._cells[Field.BYTES_IN] += size
-            self.course.wait = Wait.NEXT
-            self.course.owes = True
-            self.course.since = None
-
-    def _await_bytes(self, until: float, events: int = select.POLLIN) -> None:
-        """Wait until something can be read, as long as the limits, the worker and the function's own deadline allow.
-
-        Or until something of `events` (poll(2)) happens.
-
-        The limits count from the first wait since bytes came, or from what was sent since then: a function that waits
-        in short steps gives its peer no more time than others do.
-        """
-        while self.fileno() >= 0:  # what reads from a closed one says so
-            now = time.monotonic()
-            draining = self._wakes.draining
-            step = math.inf
-            if draining:
-                self.course.drains_since = min(self.course.drains_since, now)
-                step = now + DRAIN_STEP
-            deadline = self.course.silent_since() + self._limits[self.course.wait]
-            if wait_for(self.fileno(), events, min(deadline, until, step), self._wakes, wake=not draining):
-                return
-            silent_since, now = self.course.silent_since(), time.monotonic()  # another thread may have moved something
-            if now >= silent_since + self._limits[self.course.wait]:
-                raise self._ended(SLOW_AT[self.course.wait])
-            if draining and now - max(silent_since, self.course.drains_since) >= silence(
-                self._limits, owes=self.course.owes, closing=self._wakes.closing
-            ):
-                raise self._ended(edge.DRAINS)
-            if now >= until:
-                raise TimeoutError("timed out")
-
     def _await_as_many(self, size: int, until: float) -> None:
-        """Wait as `_await_bytes` does, but for so many bytes, or the end: what is only looked at cannot be gathered."""
+        """Wait for so many bytes, or the end: what is only looked at cannot be gathered."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
         try:
-            self._await_bytes(until)
+            self.course.await_bytes(self, until)
         finally:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-
-    def _ended(self, reason: str) -> Ended:
-        self.course.over = reason
-        return Ended(reason)
 
 
 def serve(  # noqa: PLR0913, PLR0917 - called in one place
@@ -443,7 +318,8 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     peer = edge.take_peer(sock) if source is None else source.name
     number, why = next(_ids), edge.RETURNED
     cells = journal.account(row)
-    watched = WatchedSocket(sock, limits, cells, wakes) if terms is None else _secure(sock, limits, cells, wakes, terms)
+    course = Course(limits, cells, wakes)
+    watched = WatchedSocket(sock, course) if terms is None else _secure(sock, course, terms)
     try:
         watched.begin(peer)
         cells[Field.REQUESTS] += 1
@@ -451,7 +327,7 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
     except ConnectionEnded as error:
         LOGGER.debug("connection %d from %s %s", number, peer, error)
     except BaseException as error:  # noqa: BLE001 - whatever it raises, exit() included, ends this connection alone
-        if error is watched.course.error:
+        if error is course.error:
             LOGGER.debug("connection %d from %s: %s", number, peer, error)
             why = edge.why_lost(error)
         else:
@@ -460,9 +336,9 @@ def serve(  # noqa: PLR0913, PLR0917 - called in one place
             journal.handler_failed(error, peer, number)
     finally:
         watched.finish()
-        watched.course.error = None  # it refers to all that the function had, and that to it
+        course.error = None  # it refers to all that the function had, and that to it
         row.cells[Field.CONNECTIONS] -= 1
-        journal.closed(cells, number, peer, watched.course.over or why)
+        journal.closed(cells, number, peer, course.over or why)
 
 
 def _size(received: tuple[bytes, object, object, object]) -> int:
@@ -490,10 +366,10 @@ def _spread(data: bytes, views: list[memoryview]) -> int:
     return len(data)
 
 
-def _secure(sock: socket.socket, limits: Limits, cells: Cells, wakes: Wakes, terms: Terms) -> WatchedSocket:
+def _secure(sock: socket.socket, course: Course, terms: Terms) -> WatchedSocket:
     from prefork.adapters.secure import SecureSocket  # noqa: PLC0415 - without TLS it would be mere memory
 
-    return SecureSocket(sock, limits, cells, wakes, terms)
+    return SecureSocket(sock, course, terms)
 
 
 def _address(sock: WatchedSocket) -> Any:  # noqa: ANN401 - a tuple, or a path
