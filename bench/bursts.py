@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from bench.results import Scaling, Spread
 
 WORKERS: Final = (1, 2)
-CONNECTIONS: Final = {True: 4_000, False: 2_000}
-"""Of a burst, by whether they stay open; those that do not must all find room in the listener's queue."""
-NAP_S: Final = 0.5
+CONNECTIONS: Final = {True: 8_000, False: 2_000}
+"""Of a burst, by whether they stay open; those that do not must all find room in the listener's queue.
+
+A burst should be long beside what the scheduler does now and then: it takes some 80 ms of one worker's time.
+"""
+NAP_S: Final = 0.25
 """How long the load sleeps at least; or a few times as long as the answers have taken."""
 TRIES: Final = 5
 _TIMESTAMP: Final = 35
@@ -151,12 +154,13 @@ def _ratio(run: Run, server: Server, load: Load, cpus: set[int]) -> Spread:
         bursts = []
         for count in WORKERS:
             running = stack.enter_context(Running(server, run.kit, count, connections=CONNECTIONS[True], cpus=cpus))
+            measure.set_apart(running.session, cpus)
             burst = Burst(running, load)
             stack.enter_context(burst.connected())
             burst.seconds()  # the first of all is not like the others
             bursts.append(burst)
         ratios = []
-        for _ in range(run.plan.rounds):
+        for _ in range(run.plan.bursts):
             one, two = (burst.seconds() for burst in bursts)
             ratios.append(one / two)
     return spread(ratios)
@@ -164,4 +168,4 @@ def _ratio(run: Run, server: Server, load: Load, cpus: set[int]) -> Spread:
 
 def expected_s(plan: Plan) -> float:
     """Return about how many seconds it takes."""
-    return 4 * len(FORMS) * (5 + 2 * NAP_S * plan.rounds)
+    return 4 * len(FORMS) * (5 + 2 * (NAP_S + 0.35) * plan.bursts)

@@ -131,6 +131,13 @@ def sides() -> tuple[set[int], set[int]]:
 _USABLE: Final = frozenset(os.sched_getaffinity(0))
 
 
+def set_apart(session: int, cpus: set[int]) -> None:
+    """Give the processes of a session a CPU each, in turn as they were started: two workers never share one."""
+    for number, pid in enumerate(sorted(members(session))):
+        with suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(pid, {sorted(cpus)[number % len(cpus)]})
+
+
 @contextmanager
 def on(cpus: set[int]) -> Iterator[None]:
     """Keep this thread, and whatever it starts meanwhile, on some CPUs."""

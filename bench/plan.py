@@ -21,6 +21,7 @@ class Plan:
     Attributes:
         rounds: how often each pair of the table of costs is measured.
         seconds: how long each measure is to last.
+        bursts: how often two workers are measured against one: both take a moment, in which much may come between.
         other_rounds: how often everything else is measured.
         held: idle connections for the measure of memory.
         held_processes: the same, of servers with a process for each.
@@ -33,6 +34,7 @@ class Plan:
 
     rounds: int
     seconds: float
+    bursts: int
     other_rounds: int
     held: int
     held_processes: int = 100
@@ -43,9 +45,9 @@ class Plan:
     modelled: int = 3_000
 
 
-FULL: Final = Plan(rounds=9, seconds=0.6, other_rounds=3, held=4_000)
+FULL: Final = Plan(rounds=9, seconds=0.6, bursts=15, other_rounds=3, held=4_000)
 QUICK: Final = Plan(
-    rounds=1, seconds=0.06, other_rounds=1, held=400, held_processes=20, opened=(10, 100, 1_000, 15_000),
+    rounds=1, seconds=0.06, bursts=1, other_rounds=1, held=400, held_processes=20, opened=(10, 100, 1_000, 15_000),
     frames=(16, 1_024, 65_536, 1_048_576), pipelined=(1, 8, 64), modelled=300,
 )  # fmt: skip
 

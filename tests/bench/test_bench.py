@@ -166,6 +166,15 @@ def test_connections_that_each_process_has_are_counted(kit: Path) -> None:
         assert min(found) > 0  # prefork's are even
 
 
+def test_two_workers_are_set_apart(kit: Path) -> None:
+    cpus = set.union(*measure.sides())
+    with Running(REPLY, kit, 2, cpus=cpus) as running:
+        measure.set_apart(running.session, cpus)
+        master, *workers = (os.sched_getaffinity(pid) for pid in sorted(measure.members(running.session)))
+        assert [len(has) for has in (master, *workers)] == [1, 1, 1]
+        assert len(set.union(*workers)) == min(2, len(cpus))
+
+
 def test_a_burst_is_answered_while_the_load_sleeps(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bursts, "CONNECTIONS", {True: 50, False: 20})
     with Running(REPLY, kit, 2) as running:
