@@ -15,6 +15,7 @@ import trustme
 
 from support.drips import Drips
 from support.load import Load
+from support.server import read_exactly
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ LIMIT: Final = 1 << 20
 ANSWER: Final = 8000
 WRITE_TIMEOUT: Final = 3.0
 REQUESTS: Final = b"more\n" * 4000
+STARTTLS: Final = b"STARTTLS\n"
+GO_AHEAD: Final = b"go ahead\n"
 
 UNREAD: Final = {
     "a function": """
@@ -161,6 +164,19 @@ UNREAD: Final = {
                 writer.write(b"x" * 8000)
     """,
 }
+UNREAD["streams that never drain, TLS of their own"] = """
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("server.pem")
+
+    async def service(reader, writer):
+        if await reader.readline() == STARTTLS:
+            writer.write(GO_AHEAD)
+            await writer.start_tls(context)
+            while await reader.read(4096):
+                writer.write(b"x" * 8000)
+""".replace("STARTTLS", repr(STARTTLS)).replace("GO_AHEAD", repr(GO_AHEAD))
 UNREAD["a function, threads"] = UNREAD["a function"]
 UNREAD["a function, TLS"] = UNREAD["a function"]
 UNREAD["a dialogue, TLS"] = UNREAD["a dialogue"]
@@ -169,8 +185,8 @@ UNREAD["a dialogue, TLS"] = UNREAD["a dialogue"]
 class Deaf:
     """Peers that ask for as much as the server lets them, and never read."""
 
-    def __init__(self, address: tuple[str, int], context: ssl.SSLContext | None) -> None:
-        self._address, self._context = address, context
+    def __init__(self, address: tuple[str, int], context: ssl.SSLContext | None, *, starttls: bool) -> None:
+        self._address, self._context, self._starttls = address, context, starttls
         self._poll = select.poll()
         self._open: dict[int, socket.socket] = {}
 
@@ -187,6 +203,9 @@ class Deaf:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # what a peer keeps itself is not the server's
             sock.connect(self._address)
+            if self._starttls:
+                sock.sendall(STARTTLS)
+                assert read_exactly(sock, len(GO_AHEAD)) == GO_AHEAD
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_hostname="localhost")
             sock.setblocking(False)
@@ -222,13 +241,19 @@ def test_row_19_peers_that_never_read_take_no_more_than_the_write_limit_and_are_
 ) -> None:
     options = ["--workers", "1", "--max-write-buffer", str(LIMIT), "--write-timeout", f"{WRITE_TIMEOUT:g}"]
     context = None
-    if kind.endswith("TLS"):
+    starttls = kind.endswith("TLS of their own")
+    if starttls or kind.endswith("TLS"):
         context = ssl.create_default_context()
-        options += certify(tmp_path, context)
+        tls = certify(tmp_path, context)
+        options += [] if starttls else tls
     if kind.endswith("threads"):
         options += ["--model", "threads", "--threads", str(PEERS)]
     options += ["--log-level", "debug"]
-    with start(module(UNREAD[kind]), *options) as server, row.watch(server), Deaf(server.address, context) as deaf:
+    with (
+        start(module(UNREAD[kind]), *options) as server,
+        row.watch(server),
+        Deaf(server.address, context, starttls=starttls) as deaf,
+    ):
         before = most = rss(server.status())
         deaf.come(PEERS)
         looked_at = served_at = time.monotonic()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.server import Server, alive, exchange, read_all, read_exactly, run
+from support.server import Server, alive, exchange, read_all, read_exactly, reset, run
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -365,6 +365,55 @@ def test_peer_that_does_not_read_is_dropped_and_memory_stays_bounded(start: Star
             pytest.fail("the server has taken 40 MB and the peer nothing")
         until(lambda: server.status()["totals"]["connections"] == 0, what="it is dropped")
         assert server.status()["workers"][0]["rss_bytes"] < 60_000_000
+
+
+def test_protocol_is_told_of_the_peers_end_once_also_where_it_goes_on_to_send(start: Start, module: Module) -> None:
+    service = module("""
+        import asyncio
+
+        class service(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def eof_received(self):
+                print("the end", flush=True)
+                self.transport.write(bytes(8_000_000))
+                self.task = asyncio.create_task(self.close())
+                return True
+
+            async def close(self):
+                while self.transport.get_write_buffer_size():
+                    await asyncio.sleep(0.01)
+                self.transport.close()
+    """)
+    with start(service, "--workers", "1") as server, server.connect() as sock:
+        sock.shutdown(socket.SHUT_WR)
+        assert len(read_all(sock)) == 8_000_000
+        until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.log().count("the end") == 1
+
+
+def test_what_a_protocol_sends_to_a_lost_connection_is_dropped(start: Start, module: Module) -> None:
+    service = module("""
+        import asyncio
+
+        class service(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def connection_lost(self, exc):
+                self.transport.write(b"too late")
+                print("lost", self.transport.is_closing(), flush=True)
+    """)
+    with start(service, "--workers", "1") as server:
+        for end in (socket.socket.close, reset):
+            with server.connect() as sock:
+                until(lambda: server.status()["totals"]["connections"] == 1)
+                end(sock)
+            until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.log().count("lost True") == 2
+        assert server.status()["totals"]["errors"] == 0
+        assert server.status()["totals"]["bytes_out"] == 0
 
 
 HASTY = {
@@ -758,9 +807,15 @@ OWN_TLS = """
                 self.transport.write(data.upper())
 
         async def secure(self):
-            loop = asyncio.get_running_loop()
-            self.transport = await loop.start_tls(self.transport, self, context, server_side=True)
-            self.transport.get_extra_info("prefork").count_request()
+            start = asyncio.get_running_loop().start_tls
+            try:
+                self.transport = await start(
+                    self.transport, self, context, server_side=True, ssl_handshake_timeout=0.5
+                )
+            except OSError:
+                print("no TLS", flush=True)
+            else:
+                self.transport.get_extra_info("prefork").count_request()
 
         def connection_lost(self, exc):
             print("lost", repr(exc), flush=True)
@@ -769,7 +824,7 @@ OWN_TLS = """
         while line := await reader.readline():
             if line == b"starttls\\n":
                 writer.write(b"go ahead\\n")
-                await writer.start_tls(context)
+                await writer.start_tls(context, ssl_handshake_timeout=0.5)
                 writer.get_extra_info("prefork").count_request()
             else:
                 writer.write(line.upper())
@@ -805,12 +860,15 @@ def test_tls_that_the_code_begins_by_asyncios_own_means(
             with contextlib.suppress(ssl.SSLEOFError):  # the worker's end is one of the socket
                 assert kept.recv(100) == b""
         until(lambda: server.status()["totals"]["connections"] == 0)
-        with server.connect() as plain:
-            plain.sendall(b"starttls\n")
-            assert read_exactly(plain, 9) == b"go ahead\n"
-            plain.sendall(b"no TLS at all\n")
-            assert read_all(plain) in {b"", b"\x15\x03\x01\x00\x02\x02\x46"}
-        until(lambda: server.status()["totals"]["connections"] == 0)
+        for instead in (b"no TLS at all\n", b""):  # and the handshake's own limit
+            with server.connect() as plain:
+                plain.sendall(b"starttls\n")
+                assert read_exactly(plain, 9) == b"go ahead\n"
+                plain.sendall(instead)
+                assert read_all(plain) in {b"", b"\x15\x03\x01\x00\x02\x02\x46"}
+            until(lambda: server.status()["totals"]["connections"] == 0)
+        assert server.status()["totals"]["errors"] == 0, server.log()
+        assert "Traceback" not in server.log()
 
 
 # Servers that accept by themselves. -----------------------------------------------------------------------------------

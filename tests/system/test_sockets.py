@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -403,6 +404,36 @@ def test_function_that_waits_in_short_steps_drains_as_soon_as_others(
         assert read_all(sock) == b""
         assert time.monotonic() - began < 7
         until(lambda: not alive(old), what="the old worker has left")
+
+
+@with_and_without_tls
+def test_newcomer_of_a_draining_worker_is_given_a_second_for_its_first_byte(
+    start: Start, module: Module, authority: Authority, way: str
+) -> None:
+    # with this drain a silence of half a second ends the others
+    with served(start, module(POLLS), authority if way == "tls" else None, "--drain-timeout", "3") as (server, sock):
+        until(lambda: server.status()["totals"]["requests"] == 1)
+        began = time.monotonic()
+        server.send(signal.SIGTERM)
+        assert read_all(sock) == b""
+        assert 1 <= time.monotonic() - began < 3
+
+
+@with_and_without_tls
+@pytest.mark.parametrize("call", ["sock.recv(1)", "sock.sendall(bytes(30_000_000))"], ids=["recv", "sendall"])
+def test_own_limit_that_runs_out_is_the_peers_doing(
+    start: Start, module: Module, authority: Authority, way: str, call: str
+) -> None:
+    service = function(f"""
+        sock.settimeout(0.2)
+        {call}
+    """)
+    with served(start, module(service), authority if way == "tls" else None) as (server, _):
+        until(lambda: server.status()["totals"]["requests"] == 1)
+        until(lambda: server.status()["totals"]["connections"] == 0, what="it is dropped")
+        assert "timed out" in server.log()
+        assert "Traceback" not in server.log()
+        assert server.status()["totals"]["errors"] == 0
 
 
 def test_peer_that_sends_now_and_then_is_not_closed_by_a_function_that_waits_in_short_steps(

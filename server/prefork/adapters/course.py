@@ -132,11 +132,11 @@ class Course:
             if now >= silent_since + self.limits[self._wait]:
                 raise self._ended(SLOW_AT[self._wait])
             if draining and now - max(silent_since, self._drains_since) >= silence(
-                self.limits, owes=self._owes, closing=self.wakes.closing
+                self.limits, self._wait, owes=self._owes, closing=self.wakes.closing
             ):
                 raise self._ended(edge.DRAINS)
             if now >= until:
-                raise TimeoutError("timed out")
+                raise self._timed_out()
 
     def push(self, sock: socket.socket, give: Callable[[int], int], flags: int, until: float, *, waits: bool) -> int:
         """Return what `give` does, called with flags that let it wait for nothing; where there is no room, wait for it.
@@ -167,8 +167,12 @@ class Course:
             if full_since is not None and now >= full_since + self.limits.write:
                 raise self._ended(SLOW_AT[Wait.READER])
             if now >= until:
-                self.error = TimeoutError("timed out")
-                raise self.error
+                raise self._timed_out()
+
+    def _timed_out(self) -> TimeoutError:
+        """Remember the end of the function's own limit as the peer's doing."""
+        self.error = TimeoutError("timed out")
+        return self.error
 
     def _ended(self, reason: str) -> Ended:
         self.over = reason

@@ -16,10 +16,11 @@ This file never accepts and never reads a frame.
 from __future__ import annotations
 
 import asyncio
+from asyncio.sslproto import SSLProtocol
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefork.adapters.opaque import Ended
-from prefork.connection.edge import DRAINS, FIRST_QUIET, PAUSE_AT, PAUSE_AT_TLS, PEER_CLOSED, Wait, silence
+from prefork.connection.edge import DRAINS, PAUSE_AT, PAUSE_AT_TLS, PEER_CLOSED, Wait, silence
 from prefork.connection.link import Hub, Link
 from prefork.scoreboard import Field
 
@@ -143,6 +144,7 @@ class ProtocolLink(Link):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the protocol that nobody is there, and leave the accounts."""
+        self.wait = _HANDLER  # what it still sends is dropped
         self._part(exc)
         super().connection_lost(exc)
 
@@ -162,7 +164,7 @@ class ProtocolLink(Link):
         """Go on."""
         if self.wait is _READER:
             self.wait, self.since = _NEXT, self._hub.now
-            if self._choked and not self._halted:
+            if self._choked and not self._halted and not self._peer_ended:  # else that would come again
                 self._transport.resume_reading()
         self._choked = False
         self._tell("resume_writing")
@@ -179,8 +181,7 @@ class ProtocolLink(Link):
             return False
         if hasattr(self._inner, "connection_draining"):
             return False
-        wanted = silence(self.limits, owes=self._owes, closing=self._hub.closing)
-        return now - self.since >= (max(wanted, FIRST_QUIET) if self.wait is _FIRST_BYTE else wanted)
+        return now - self.since >= silence(self.limits, self.wait, owes=self._owes, closing=self._hub.closing)
 
     def retire(self) -> None:
         """End a quiet connection because the worker drains."""
@@ -220,7 +221,8 @@ class ProtocolLink(Link):
         else:
             self._feed = cast("asyncio.Protocol", inner).data_received
         own = getattr(type(inner), "pause_writing", None)
-        self._governs = own not in {None, asyncio.BaseProtocol.pause_writing}
+        # TLS of the code's own keeps what it may not pass on, however much the code behind it sends
+        self._governs = own not in {None, asyncio.BaseProtocol.pause_writing} and not isinstance(inner, SSLProtocol)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Count, note the time, and send; after the end it is dropped, as asyncio does."""
@@ -252,7 +254,10 @@ class ProtocolLink(Link):
         return self._halted
 
     def close(self) -> None:
-        """Close in order. The protocol is told as soon as all is sent; we read on without it for the peer's close."""
+        """Close in order, reading on for the peer's close.
+
+        The protocol is told in the loop's next turn if nothing is unsent, else once the connection is lost.
+        """
         if self.is_over:
             return
         super().end("the service closed")
@@ -263,6 +268,10 @@ class ProtocolLink(Link):
         """Drop the connection at once, unsent bytes included."""
         self._over = self._over or "the service aborted"
         self._transport.abort()
+
+    def drop(self, error: BaseException | None) -> None:
+        """Drop the connection at once, for this error: the protocol is told."""
+        self._transport._force_close(error)  # type: ignore[attr-defined] # noqa: SLF001 - what asyncio's own TLS calls
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
@@ -363,6 +372,10 @@ class Outward(asyncio.Transport):
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes included."""
         self._link.abort()
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        """Drop the connection: what asyncio's TLS calls where a handshake fails or takes too long."""
+        self._link.drop(exc)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Hand over to another protocol, as STARTTLS does."""

@@ -233,8 +233,8 @@ class WatchedSocket(socket.socket):
                 with contextlib.suppress(BlockingIOError):  # another thread has taken it
                     if not super().recv(RECEIVE_SIZE, socket.MSG_DONTWAIT):
                         break
-        except OSError:
-            pass  # the peer is gone already
+        except (OSError, ValueError):
+            pass  # the peer is gone already, or another thread has closed this too
         finally:
             super()._real_close()  # type: ignore[misc] # not in the stubs
 

@@ -45,8 +45,8 @@ class StreamsLink(ProtocolLink):
         if self._task is None or self._task.done():
             super().connection_lost(exc)
             return
+        self.wait = Wait.HANDLER  # what it still sends is dropped
         self._part(exc)
-        self.wait = Wait.HANDLER
         self._task.add_done_callback(lambda _: Link.connection_lost(self, exc))
 
     def cancel(self) -> None:

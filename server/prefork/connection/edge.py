@@ -128,18 +128,20 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def silence(limits: Limits, *, owes: bool, closing: bool) -> float:
+def silence(limits: Limits, wait: Wait, *, owes: bool, closing: bool) -> float:
     """Return the seconds without a byte after which a draining worker ends a connection of opaque bytes; inf: not yet.
 
     Args:
         limits: the connection's.
+        wait: what it waits for. One that is new is given time for its first byte, as ever.
         owes: the last bytes came from the peer. The service is at work, or the rest of a message is still to come: only
             the last part of the drain ends that. If the last bytes went out, it is the peer's turn to begin something.
         closing: the last part of the drain has come.
     """
     if owes:
         return limits.pause if closing else math.inf
-    return min(QUIET, limits.pause) if closing else limits.pause
+    wanted = min(QUIET, limits.pause) if closing else limits.pause
+    return max(wanted, FIRST_QUIET) if wait is Wait.FIRST_BYTE else wanted
 
 
 SLOW_AT: Final = {
