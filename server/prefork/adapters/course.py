@@ -19,16 +19,16 @@ from weakref import WeakSet
 
 from prefork.adapters.opaque import Ended
 from prefork.connection import edge
-from prefork.connection.blocking import wait_for
 from prefork.connection.edge import SLOW_AT, Wait, silence
+from prefork.connection.poll import wait_for
 from prefork.scoreboard import Field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
     from prefork.connection.journal import Cells
+    from prefork.connection.poll import Wakes
 
 DRAIN_STEP: Final = 0.1
 """Seconds between two looks at how long a connection of a draining worker has been silent."""

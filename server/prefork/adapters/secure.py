@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from prefork.adapters.opaque import Ended
 from prefork.adapters.sockets import WatchedSocket
 from prefork.connection import edge
-from prefork.connection.blocking import wait_for
 from prefork.connection.edge import LINGER, RECEIVE_SIZE, ConnectionEnded
+from prefork.connection.poll import wait_for
 from prefork.connection.tls import report
 from prefork.scoreboard import Field
 

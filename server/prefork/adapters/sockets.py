@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from prefork.adapters.course import Course
 from prefork.adapters.opaque import Ended
 from prefork.connection import edge, journal
-from prefork.connection.blocking import wait_for
 from prefork.connection.edge import LINGER, RECEIVE_SIZE, ConnectionEnded
+from prefork.connection.poll import wait_for
 from prefork.log import LOGGER
 from prefork.scoreboard import Field
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from prefork.connection.admission import Source
-    from prefork.connection.blocking import Wakes
     from prefork.connection.edge import Limits
+    from prefork.connection.poll import Wakes
     from prefork.connection.terms import Terms
     from prefork.scoreboard import Row
     from prefork.service import Service

@@ -6,7 +6,7 @@
     dialogue    the task of a dialogue; waiter takes its next step at once
     aio         a dialogue, as an `async def` handler sees it
     waiting     replies that wait, as a dialogue
-    blocking    the same dialogue over a blocking socket, for sync and threads workers
+    blocking    the same dialogue over a blocking socket, for sync and threads workers; poll is how these wait
     admission   who may come in, and as whom it counts; before everything else, where an option asks for it
     proxy       the PROXY protocol's header (pure)
     terms       what certificates and keys become; certificate is what one says of itself (pure)

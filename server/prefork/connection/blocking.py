@@ -1,7 +1,7 @@
 """The same dialogue over a blocking socket, for `def` handlers in sync and threads workers.
 
-A wait is one poll(2) on the socket and on the worker's own wake-up descriptors, so that a connection notices at once
-when its worker begins to drain. This file never accepts and knows nothing of other connections.
+Each wait (`poll`) ends as soon as the worker begins to drain, where that matters. This file never accepts and knows
+nothing of other connections.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import select
 import socket
 import time
 from operator import length_hint
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from prefork.connection import edge, hello, journal
 from prefork.connection.edge import LINGER, QUIET, RECEIVE_SIZE, SLOW_AT, ConnectionEnded, Wait
+from prefork.connection.poll import wait_for
 from prefork.log import LOGGER
 from prefork.scoreboard import Field
 from prefork_wire import FrameError, all_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from prefork.connection.admission import Source
     from prefork.connection.edge import Limits
+    from prefork.connection.poll import Wakes
     from prefork.connection.proxy import Proxied
     from prefork.connection.terms import Terms
     from prefork.connection.tls import Tls, TlsSocket
@@ -41,32 +43,6 @@ _BYTES_IN: Final = int(Field.BYTES_IN)
 _BYTES_OUT: Final = int(Field.BYTES_OUT)
 
 _ids = itertools.count(1)
-
-BEAT: Final = 1.0
-"""Seconds between heartbeats of a sync worker that waits for its one peer."""
-
-
-class Wakes(Protocol):
-    """How a blocking wait learns that its worker drains."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the worker is about to leave."""
-        ...
-
-    @property
-    def closing(self) -> bool:
-        """Whether that is so soon that a connection which never pauses is to end behind its next reply."""
-        ...
-
-    @property
-    def wake_fds(self) -> Sequence[int]:
-        """Descriptors that become readable when that may have changed; none once it drains."""
-        ...
-
-    def woken(self) -> None:
-        """Look at what came; also called at least every `BEAT` seconds of a wait."""
-        ...
 
 
 class BlockingConnection:
@@ -385,34 +361,6 @@ class BlockingConnection:
 
     def _poll(self, events: int, deadline: float, *, wake: bool = False) -> bool:
         return wait_for(self._socket.fileno(), events, deadline, self._wakes, wake=wake)
-
-
-def wait_for(fd: int, events: int, deadline: float, wakes: Wakes, *, wake: bool = False) -> bool:
-    """Wait for a socket until `deadline`; False at that, or, if `wake`, as soon as the worker drains.
-
-    Who knows already that it does asks for no `wake`, or would not wait at all.
-    """
-    poll = select.poll()
-    poll.register(fd, events)
-    before = wakes.draining  # asked first: a bell rung in between must not be waited for, it would ring on and on
-    others = tuple(wakes.wake_fds)
-    for other in others:
-        poll.register(other, select.POLLIN)
-    while True:
-        left = deadline - time.monotonic()
-        over = wake and wakes.draining  # perhaps since before this call: whoever calls had not seen it yet
-        ready = poll.poll(0 if over else max(0.0, min(left, BEAT)) * 1000)
-        if any(number == fd for number, _ in ready):
-            return True
-        wakes.woken()
-        if wakes.draining and (wake or not before):
-            if wake:
-                return False
-            for other in others:
-                poll.unregister(other)
-            before = True
-        if left <= 0:
-            return False
 
 
 def serve(  # noqa: PLR0913, PLR0917 - called in one place

@@ -1,41 +1,36 @@
-"""The master: wait for events, handle each, reap, and carry out what policy decided.
+"""The master: wait for events, handle each, and carry out what policy decided.
 
-It owns the loop and the performing of actions; what to do is decided in `policy`, how to fork is in `process`, what is
-known of the workers is in `pool`.
+It owns the loop, what signals and people ask for, and the performing of actions. What to do is decided in `policy`;
+what is known of the workers is in `pool`, `children` has them from fork to burial, and `generations` has the reloads.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import random
 import signal
-import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, assert_never
+from typing import TYPE_CHECKING, Any, Final, Self, assert_never
 
 from prefork import __version__, log
-from prefork.errors import PreforkError
-from prefork.log import LOGGER, MAX_TRACEBACK, fields
+from prefork.log import LOGGER, fields
 from prefork.master import metrics, policy, process, status, upgrade
-from prefork.master.commands import Audience, Commands
+from prefork.master.children import Children, Legacy
+from prefork.master.commands import Commands
 from prefork.master.events import Events
 from prefork.master.expiry import Expiry
+from prefork.master.generations import Generations
 from prefork.master.metrics import Metrics
 from prefork.master.notify import Notifier
-from prefork.master.pool import TRIAL, Pool, State, Stop, Worker
+from prefork.master.pool import Pool, State, Stop
 from prefork.master.signals import REPEATABLE, SIGNALS, Intent, intent_of
-from prefork.master.spare import Load, Spare
+from prefork.master.spare import Spare
 from prefork.master.succession import Court, Succession
-from prefork.scoreboard import Phase, Scoreboard
 from prefork.settings import MAX_WORKERS
 from prefork.signals import SignalWatch
-from prefork.sources import Sources
 from prefork.throttle import Throttle
 from prefork.worker import boot, privileges
-from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Plan, Post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +40,7 @@ if TYPE_CHECKING:
     from prefork.log import LogHandler
     from prefork.master.control import Asker, ControlSocket
     from prefork.master.upgrade import Heritage
-
-_FREE: Final = frozenset({Phase.ACCEPTING, Phase.YIELDING})
-"""What an async worker says of itself that has room for more."""
+    from prefork.worker.post import Plan
 
 OVERSLEPT: Final = 2.0
 """Seconds beyond the longest wait after which the master takes itself, not its workers, for the one that slept."""
@@ -74,23 +67,18 @@ class Master:
         control: ControlSocket | None,
         estate: Estate,
     ) -> None:
-        self._plan = plan
         self._listeners = listeners
         self._log = handler
-        self._replan: Callable[[Plan], Plan] = lambda current: current
-        self._board = Scoreboard()
-        self._sources = Sources(plan.settings.max_connections, self._board.used)
         self._pool = Pool(plan.settings.workers.low, jitter=lambda: random.uniform(0.75, 1.25))  # noqa: S311 - spreads retries
         self._spare = Spare(plan.settings.workers, time.monotonic())
-        self._cpu: dict[int, tuple[float, float]] = {}  # by pid: CPU seconds used, and when that was read
-        self._plans: dict[int, Plan] = {self._pool.generation: plan}
-        self._channels: dict[int, socket.socket] = {}  # by the pid of the worker at the other end
-        self._stacks: dict[int, BinaryIO | None] = {}  # by pid: what a killed worker leaves of its threads
         self._totals = status.Totals()
         self._expiry = Expiry(plan.tls)
         self._signals = SignalWatch(SIGNALS)
         self._events = Events()
         self._notifier = Notifier()
+        self._generations = Generations(plan, self._pool, self._totals, self._notifier)
+        legacy = Legacy(listeners, handler, plan.settings.max_connections)
+        self._children = Children(self._pool, legacy, self._totals, self._events, self._not_a_childs)
         self._commands = Commands(control, self._events, self)
         self._estate = estate
         court = Court(
@@ -107,8 +95,6 @@ class Master:
         self._metrics = Metrics(estate.metrics, self._events, {metrics.PAGE: self._page, metrics.READY: self._ready})
         if not self._succession.on_trial:
             self._metrics.open()
-        self._reloading = Audience()
-        self._reload_again = False  # a HUP came while a reload was under way
         self._said = Throttle()
         self._announced = False
         self._code: int | None = None
@@ -117,7 +103,7 @@ class Master:
 
     def on_reload(self, replan: Callable[[Plan], Plan]) -> None:
         """Set what makes of the plan that serves that of a new generation; it may raise a `PreforkError`."""
-        self._replan = replan
+        self._generations.replan = replan
 
     def __enter__(self) -> Self:
         """Hear signals."""
@@ -133,8 +119,7 @@ class Master:
             process.send(worker.pid, signal.SIGKILL)
         self._commands.close()
         self._metrics.close()
-        for channel in self._channels.values():
-            self._events.drop(channel)
+        self._children.close()
         for line in self._succession.open_things():
             self._events.drop(line)
         self._events.close()
@@ -146,7 +131,7 @@ class Master:
             now = time.monotonic()
             self._take_beats(now)
             self._keep_spare(now)
-            self._reload_if_asked_meanwhile()
+            self._generations.reload_if_asked_meanwhile()
             for action in policy.decide(self._pool, now):
                 self._perform(action, now)
             self._let_go_of_the_port(now)
@@ -190,7 +175,7 @@ class Master:
         self._commands.take_over()
         self._metrics.open()
         self._estate.taken()
-        self._notifier.ready(f"{self._pool.target} workers serve {self._plan.settings.target}")
+        self._notifier.ready(f"{self._pool.target} workers serve {self._generations.settings.target}")
 
     def _take_beats(self, now: float) -> None:
         """Read the heartbeats; if the master itself was stopped or suspended, forgive everybody for it."""
@@ -198,40 +183,13 @@ class Master:
         if slept > 1.0 + OVERSLEPT:
             LOGGER.warning("the master was away for %.1f s; nobody is killed for that", slept)
             self._pool.forgive(slept, now)
-        for worker in self._pool:
-            reading = self._board.row(worker.row).read()
-            worker.beat = max(worker.beat, min(now, reading.beat_s))
-            if worker.state is State.SERVING and not worker.worn:
-                self._look_for_wear(worker, reading.requests, now)
+        self._children.look(now)
 
     def _keep_spare(self, now: float) -> None:
         """With `--workers MIN:MAX`, add or take away what the load asks for."""
-        if not self._spare.due(now) or self._pool.stop is not None or not self._pool.target:
-            return
-        loads = []
-        seen: dict[int, tuple[float, float]] = {}
-        for worker in self._pool.of(self._pool.generation):
-            if worker.state is not State.SERVING:
-                continue
-            reading = self._board.row(worker.row).read()
-            used = process.cpu_seconds(worker.pid)
-            before, since = self._cpu.get(worker.pid, (used, now - 1.0))
-            seen[worker.pid] = (used, now)
-            free = reading.connections < reading.capacity if reading.capacity else reading.phase in _FREE
-            loads.append(Load(free, (used - before) / (now - since), blocking=reading.capacity > 0))
-        self._cpu = seen
-        self.scale(self._spare.look(self._pool.target, loads, now))
-
-    def _look_for_wear(self, worker: Worker, requests: int, now: float) -> None:
-        settings = worker.settings
-        if worker.allowance and requests >= worker.allowance:
-            worker.worn = f"it has served {requests} requests (--max-requests)"
-        elif settings.max_lifetime and now - worker.started >= settings.max_lifetime:
-            worker.worn = f"it has lived for {now - worker.started:.0f} s (--max-lifetime)"
-        elif settings.max_rss and (rss := process.rss_bytes(worker.pid)) > settings.max_rss:
-            worker.worn = f"it holds {rss >> 20} MiB (--max-rss)"
-        if worker.worn:
-            LOGGER.info("%s is to be replaced: %s", worker, worker.worn)
+        if self._spare.due(now) and self._pool.stop is None and self._pool.target:
+            loads = self._children.loads(self._pool.generation, now)
+            self.scale(self._spare.look(self._pool.target, loads, now))
 
     # Events. ---------------------------------------------------------------------------------------------------------
 
@@ -267,7 +225,9 @@ class Master:
                 self.reopen_logs()
             case Intent.MORE:
                 self.scale(
-                    min(MAX_WORKERS, self._pool.target + 1) if self._pool.target else self._plan.settings.workers.low
+                    min(MAX_WORKERS, self._pool.target + 1)
+                    if self._pool.target
+                    else self._generations.settings.workers.low
                 )
             case Intent.FEWER:
                 self.scale(max(1, self._pool.target - 1))
@@ -280,69 +240,8 @@ class Master:
 
     def _reap(self) -> None:
         for pid, wait_status in process.reap():
-            if self._succession.reaped(pid, wait_status):
-                continue
-            worker = self._pool.workers.get(pid)
-            if worker is None:
-                LOGGER.debug("reaped pid %d, which is no worker", pid)
-                continue
-            self._on_channel(worker)  # its last words
-            self._bury(worker, process.how_it_ended(wait_status))
-
-    def _bury(self, worker: Worker, how: str) -> None:
-        channel = self._channels.pop(worker.pid)
-        self._events.drop(channel)
-        row = self._board.row(worker.row)
-        self._totals.add(row.read())
-        row.clear()
-        if worker.settings.max_connections_per_source:
-            self._sources.clear(worker.row)
-        doomed = worker.doomed
-        trace = {"trace": self._take_stacks(worker)}
-        when = "before it was ready" if worker.ready_at is None else "as soon as it was ready"
-        self._pool.never_ready(worker, f"{worker} {how} {when}", hopeless=False)
-        if not self._pool.exited(worker, time.monotonic()):
-            LOGGER.log(logging.DEBUG if worker.ready_at is None else logging.INFO, "%s %s", worker, how)
-            return
-        self._totals.lost += 1
-        if worker.ready_at is not None or doomed:
-            LOGGER.error("%s %s%s", worker, how, f": {doomed}" if doomed else "", extra=trace)
-
-    def _take_stacks(self, worker: Worker) -> str:
-        """Return what a worker has left of its threads' stacks; one at a time, so that those of two do not mix."""
-        stacks = self._stacks.pop(worker.pid, None)
-        if stacks is None:
-            return ""
-        with stacks:
-            stacks.seek(0)
-            return stacks.read(MAX_TRACEBACK).decode("utf-8", "replace")
-
-    def _on_channel(self, worker: Worker) -> None:
-        channel = self._channels[worker.pid]
-        try:
-            said = channel.recv(SAID_AT_MOST)
-        except BlockingIOError:
-            return
-        except OSError:
-            said = b""
-        if not said:
-            self._events.off(channel)  # it is ending; its SIGCHLD comes
-        for line in said.splitlines(keepends=True):
-            if line == READY:
-                self._pool.ready(worker, time.monotonic())
-                LOGGER.info("%s is ready", worker)
-            elif line.startswith(FAILED):
-                self._on_failed(worker, line.removeprefix(FAILED))
-            else:
-                LOGGER.warning("%s said something unknown", worker)  # it is all gossip: never trusted, never fatal
-
-    def _on_failed(self, worker: Worker, told: bytes) -> None:
-        try:
-            why, trace = map(str, json.loads(told))
-        except (ValueError, TypeError, RecursionError):
-            why, trace = "the worker said something unknown", ""
-        if self._pool.never_ready(worker, why, hopeless=True):  # once, for the target's author
-            LOGGER.debug("%s could not be made ready", worker, extra={"trace": trace})
+            if not self._succession.reaped(pid, wait_status):
+                self._children.ended(pid, wait_status)
 
     # What people ask for. --------------------------------------------------------------------------------------------
 
@@ -353,17 +252,15 @@ class Master:
             "state": status.state_of(self._pool),
             "version": __version__,
             "pid": os.getpid(),
-            "target": self._plan.settings.target,
+            "target": self._generations.settings.target,
             "generation": self._pool.generation,
             "started": self._started_at,
             "uptime_s": round(now - self._started, 3),
             "listeners": status.listeners(self._listeners),
             "workers_wanted": self._pool.target,
-            "workers": status.workers(self._pool, self._board, now),
-            "totals": self._totals.with_living(
-                (self._board.row(worker.row).read() for worker in self._pool), self._log.dropped
-            ),
-            "certificates": status.certificates(self._plan.tls),
+            "workers": status.workers(self._pool, self._children.board, now),
+            "totals": self._totals.with_living(self._children.readings(), self._log.dropped),
+            "certificates": status.certificates(self._generations.plan.tls),
         }
 
     def _page(self) -> tuple[str, bytes]:
@@ -379,14 +276,14 @@ class Master:
 
     def stop(self, *, now: bool) -> None:
         """Stop: gracefully after the stop delay, or now."""
-        at = time.monotonic() + (0.0 if now else self._plan.settings.stop_delay)
+        at = time.monotonic() + (0.0 if now else self._generations.settings.stop_delay)
         before = self._pool.stop
         if before is not None and (before.signal is signal.SIGQUIT or not now):
             return
         self._pool.stop = Stop(signal.SIGQUIT if now else signal.SIGTERM, at, before.code if before else 0)
         if before is None:
             self._notifier.stopping()
-        self._reloading.tell(error="the server is stopping")
+        self._generations.tell_failed("the server is stopping")
         self._succession.give_up("the server is stopping")
 
     def scale(self, workers: int) -> None:
@@ -400,7 +297,7 @@ class Master:
         why = ""
         try:
             self._log.reopen()
-            privileges.give_log(self._plan.settings, self._log.fd)
+            privileges.give_log(self._generations.settings, self._log.fd)
         except OSError as error:
             why = f"cannot reopen the log, the old file is still written to: {error.strerror}"
             LOGGER.error("%s", why)
@@ -410,41 +307,8 @@ class Master:
         return why
 
     def reload(self, asker: Asker | None) -> None:
-        """Try a new generation with the settings as they are now; `asker` is told how that ended.
-
-        What was bound stays bound, and what needs a new process (addresses, the control socket, a preloaded target)
-        stays as it was. A signal that comes during a reload is kept: the files may have changed since that began.
-        """
-        if asker is None and self._pool.candidate is not None and self._pool.stop is None:
-            self._reload_again = True
-            return
-        if self._pool.stop is not None or self._pool.candidate is not None:
-            why = "the server is stopping" if self._pool.stop else "a reload is under way"
-            if self._said.left_out(why) is not None:
-                LOGGER.warning("not reloading: %s", why)
-            if asker is not None:
-                asker.answer(error=why)
-            return
-        self._reloading.add(asker)
-        try:
-            plan = self._replan(self._plan)
-        except PreforkError as error:
-            why = "; ".join(str(error).splitlines())
-            LOGGER.error("reload refused, nothing has changed: %s", why)
-            self._totals.reloads_failed += 1
-            self._reloading.tell(error=why)
-            return
-        self._notifier.reloading()
-        generation = self._pool.try_generation()
-        self._plans[generation] = plan
-        if self._pool.target == 0:
-            self._pool.target = plan.settings.workers.low
-        LOGGER.info("reloading: trying generation %d", generation)
-
-    def _reload_if_asked_meanwhile(self) -> None:
-        if self._reload_again and self._pool.candidate is None and self._pool.stop is None:
-            self._reload_again = False
-            self.reload(None)
+        """Try a new generation with the settings as they are now; `asker` is told how that ended."""
+        self._generations.reload(asker)
 
     def upgrade(self, asker: Asker | None) -> None:
         """Try a new master, possibly a new version of this program; `asker` is told how that ended."""
@@ -452,7 +316,7 @@ class Master:
         if self._pool.stop is not None:
             busy = "the server is stopping"
         passed_on = upgrade.Passed(self._listeners, self._metrics.listeners)
-        self._succession.try_new(passed_on, self._plan.settings.boot_timeout, asker, busy)
+        self._succession.try_new(passed_on, self._generations.settings.boot_timeout, asker, busy)
 
     def _leave_to_another(self) -> None:
         """Retire every worker: a newer master's serve the same accept queue."""
@@ -460,7 +324,7 @@ class Master:
             listener.owned = False  # its path is the other's now
         self._metrics.leave_to_another()
         self._expiry.serve(None)
-        self._reloading.tell(error="a newer master has taken over")
+        self._generations.tell_failed("a newer master has taken over")
         self._pool.stop = Stop(signal.SIGUSR2, time.monotonic(), 0)
 
     def _pass_on(self, number: signal.Signals, intent: Intent) -> None:
@@ -481,7 +345,8 @@ class Master:
     def _perform(self, action: policy.Action, now: float) -> None:
         match action:
             case policy.Spawn(slot, generation):
-                self._spawn(slot, generation, now)
+                on_trial = self._succession.on_trial or generation == self._pool.candidate
+                self._children.spawn(slot, generation, self._generations.plan_of(generation), now, on_trial=on_trial)
             case policy.Tell(worker, number, patience):
                 self._pool.tell(worker, number, patience, now)
                 process.send(worker.pid, number)
@@ -493,12 +358,7 @@ class Master:
             case policy.Promote(generation):
                 self._promote(generation)
             case policy.Abandon(generation, why):
-                self._totals.reloads_failed += 1
-                LOGGER.error("reload failed, generation %d still serves: %s", self._pool.generation, why)
-                self._plans.pop(generation)
-                self._pool.settle(self._pool.generation)
-                self._notifier.ready(f"Reload failed: {why}")
-                self._reloading.tell(error=why)
+                self._generations.abandon(generation, why)
             case policy.GiveUp(why):
                 LOGGER.error("%s", why)
                 self._succession.say_failed(why)
@@ -510,72 +370,17 @@ class Master:
                 assert_never(action)
 
     def _promote(self, generation: int) -> None:
-        before, self._plan = self._plan.settings, self._plans[generation]
-        if self._plan.settings.workers != before.workers:
-            self._pool.target = self._plan.settings.workers.low
-            self._spare = Spare(self._plan.settings.workers, time.monotonic())
-        self._plans = {generation: self._plan}
-        log.set_levels(self._plan.settings.log_level, access=self._plan.settings.access_log)
-        self._pool.settle(generation)
-        self._totals.reloads += 1
-        self._expiry.serve(self._plan.tls)
-        LOGGER.info("reloaded: generation %d serves", generation)
-        self._notifier.ready(f"Generation {generation} serves")
-        self._reloading.tell(ok=True, generation=generation)
-
-    def _spawn(self, slot: int, generation: int, now: float) -> None:
-        row = self._pool.free_row()
-        plan = self._plans[generation]
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
-            self._pool.fork_failed(slot, now)
-            return
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        self._board.row(row).clear()
-        self._board.set_used(max(row + 1, *(w.row + 1 for w in self._pool), 0))
-        post = Post(
-            slot=slot,
-            generation=generation,
-            master=os.getpid(),
-            plan=plan,
-            listeners=tuple(self._listeners),
-            board=self._board,
-            row=self._board.row(row),
-            tally=self._sources.tally(row) if plan.settings.max_connections_per_source else None,
-            channel=theirs,
-            log=self._log,
-            stacks=process.scratch(),
-            trial_s=TRIAL if self._succession.on_trial or generation == self._pool.candidate else 0.0,
-        )
-        try:
-            pid = process.fork(lambda: boot.run(post), [ours, *self._not_a_childs()])
-        except OSError as error:
-            LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
-            self._pool.fork_failed(slot, now)
-            ours.close()
-            if post.stacks is not None:
-                post.stacks.close()
-            return
-        finally:
-            theirs.close()
-        # the deadline counts from before the fork: a child that never runs is overdue too
-        deadline = now + plan.settings.boot_timeout
-        worker = Worker(slot, generation, pid, row, plan.settings, started=now, deadline=deadline, beat=now)
-        if plan.settings.max_requests:
-            jitter = random.randint(0, plan.settings.max_requests_jitter)  # noqa: S311 - spreads the replacements
-            worker.allowance = plan.settings.max_requests + jitter
-        self._totals.started += 1
-        self._pool.workers[pid] = worker
-        self._channels[pid] = ours
-        self._stacks[pid] = post.stacks
-        self._events.on(ours, lambda: self._on_channel(worker))
-        LOGGER.debug("%s forked", worker)
+        before = self._generations.promote(generation)
+        settings = self._generations.settings
+        if settings.workers != before.workers:
+            self._pool.target = settings.workers.low
+            self._spare = Spare(settings.workers, time.monotonic())
+        log.set_levels(settings.log_level, access=settings.access_log)
+        self._expiry.serve(self._generations.plan.tls)
+        self._generations.say_promoted()
 
     def _not_a_childs(self) -> list[process.Closeable]:
         """Return everything open here that no child may keep."""
-        mine: list[process.Closeable] = [self._signals, self._events, *self._channels.values()]
+        mine: list[process.Closeable] = [self._signals, self._events, *self._children.open_things()]
         mine += self._metrics.open_things()
         return [*mine, *self._commands.open_things(), *self._succession.open_things()]

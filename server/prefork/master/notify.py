@@ -33,7 +33,7 @@ class Notifier:
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """Say that a reload has begun; `ready` or `failed_reload` ends it."""
+        """Say that a reload has begun; `ready` ends it, however it went."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reloading")
 
     def stopping(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
 
     from prefork.connection.admission import Admission, Source
-    from prefork.connection.blocking import Wakes
+    from prefork.connection.poll import Wakes
     from prefork.service import Service
     from prefork.worker.post import Post
 
@@ -92,7 +92,7 @@ def _await_header(admission: Admission, sock: socket.socket, source: Source, wak
         Refused: there was none in time, or none that is accepted, or its client may not come in.
     """
     from prefork.connection.admission import read_header  # noqa: PLC0415 - as above
-    from prefork.connection.blocking import wait_for  # noqa: PLC0415
+    from prefork.connection.poll import wait_for  # noqa: PLC0415
     from prefork.connection.proxy import Header  # noqa: PLC0415
 
     header = Header(admission.versions)
