@@ -1,7 +1,7 @@
 """The workers as children of this process: each from its fork to its burial, and what is held of it here meanwhile.
 
-It forks them, hears what they say, reads how their hearts beat, sees who is worn, and takes down how they ended. Whom to
-fork, tell or kill is `policy`'s to decide; what is known of them is `pool`'s; the fork itself is in `process`.
+It forks them, hears what they say, reads how their hearts beat, sees who is worn, and takes down how they ended. Whom
+to fork, tell or kill is `policy`'s to decide; what is known of them is `pool`'s; the fork itself is in `process`.
 """
 
 from __future__ import annotations
