@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from prefork import __version__
-from prefork.errors import PreforkError
+from prefork.errors import ControlError, PreforkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,8 +233,10 @@ def stop(control: str | None, timeout: float, *, now: bool) -> None:
     """Stop a running server, and wait for its end."""
     from prefork.master.control import conversation, find
 
-    for _ in conversation(control or find(), timeout, command="stop", now=now):
-        pass  # the connection closes when the server is gone
+    for reply in conversation(control or find(), timeout, command="stop", now=now):
+        if "error" in reply:
+            raise ControlError(str(reply["error"]))
+    # the connection closes when the server is gone
     click.echo("stopped")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from prefork import __version__, adapters, cgroup, environment, listener, log, services
+from prefork import __version__, adapters, cgroup, environment, listener, log, services, sources
 from prefork.errors import AddressError, PreforkError, SettingsError, TargetError
 from prefork.log import LOGGER
 from prefork.master import control, upgrade
@@ -77,7 +77,7 @@ def _serve(load: Callable[[], Settings], heritage: upgrade.Heritage) -> int:
             LOGGER.info("control socket at %s", commands.path)
         if metrics:
             LOGGER.info("metrics at %s", ", ".join(f"http://{one.address}/metrics" for one in metrics))
-        estate = Estate(heritage, metrics, lambda: _take_paths(listeners, dropped), write_pidfile)
+        estate = Estate(heritage, metrics, lambda: _take_paths(listeners, dropped), _or_say_why_not(write_pidfile))
         with Master(plan, listeners, handler, commands, estate) as master:
             master.on_reload(lambda current: _replan(plan, current, _where_it_started(load)))
             code = master.run()
@@ -165,8 +165,13 @@ def _tls(settings: Settings, before: Terms | None = None) -> Terms | None:
 
 def _where_it_started(load: Callable[[], Settings]) -> Settings:
     """Read the settings anew where the program was started: `--chdir` has moved it since."""
-    with contextlib.chdir(upgrade.STARTED_IN):
+    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)  # not by its name: it may have lost it
+    try:
+        upgrade.go_to_the_start()
         return load()
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def _replan(first: Plan, current: Plan, settings: Settings) -> Plan:
@@ -180,6 +185,10 @@ def _replan(first: Plan, current: Plan, settings: Settings) -> Plan:
         raise SettingsError(
             [f"--metrics {address}: a reload keeps its sockets; `prefork upgrade` opens another address"]
         )
+    most, made_for = settings.max_connections, first.settings.max_connections
+    if settings.max_connections_per_source and sources.buckets(most) > sources.buckets(made_for):
+        table = f"the table of sources was made for {made_for}, and a reload keeps it"
+        raise SettingsError([f"--max-connections {most}: {table}; `prefork upgrade` makes a larger one"])
     if first.settings.preload:
         if settings.target != first.settings.target:
             raise SettingsError(
@@ -274,6 +283,18 @@ def _control(settings: Settings, *, heir: bool) -> Iterator[control.ControlSocke
     finally:
         opened.close()
         opened.unlink()
+
+
+def _or_say_why_not(act: Callable[[], None]) -> Callable[[], None]:
+    """Return what does the same and logs a failure: no server that serves ends by it."""
+
+    def do() -> None:
+        try:
+            act()
+        except PreforkError as error:
+            LOGGER.error("%s", "; ".join(str(error).splitlines()))
+
+    return do
 
 
 @contextlib.contextmanager

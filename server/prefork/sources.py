@@ -48,6 +48,14 @@ def key_of(ip: Ip) -> int:
     return ip.value >> 64 or 1
 
 
+def buckets(connections: int) -> int:
+    """Return how many buckets a part has where a worker may hold so many connections: a power of 2."""
+    count = FEWEST
+    while count * WAYS < connections * SPARE and count < MOST:
+        count *= 2
+    return count
+
+
 class Sources:
     """The whole mapping.
 
@@ -57,12 +65,9 @@ class Sources:
     """
 
     def __init__(self, connections: int, used: Callable[[], int]) -> None:
-        buckets = FEWEST
-        while buckets * WAYS < connections * SPARE and buckets < MOST:
-            buckets *= 2
-        self.buckets = buckets
+        self.buckets = buckets(connections)
         self.used = used
-        self.width = buckets * _SIZE
+        self.width = self.buckets * _SIZE
         self.salt = secrets.token_bytes(8)
 
     @cached_property

@@ -11,7 +11,7 @@ from support import scorecard
 from support.engine import compose, engine, images, show_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
 __all__ = ["compose", "engine", "images"]
 
@@ -29,11 +29,12 @@ APP = """
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest) -> scorecard.Row:
-    """Return this test's row; it appears in the table at the end."""
+def row(request: pytest.FixtureRequest) -> Iterator[scorecard.Row]:
+    """Yield this test's row, which appears in the table at the end; whatever it says is judged."""
     made = scorecard.row_of(request.node.name)
     request.node.user_properties.append(("scorecard", made))
-    return made
+    yield made
+    made.judge()
 
 
 @pytest.fixture

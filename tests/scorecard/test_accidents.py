@@ -147,28 +147,49 @@ def test_row_10_from_cold_a_target_that_ends_in_boot_ends_the_server(
         row.judge()
 
 
-@pytest.mark.timeout(150)
-def test_row_12_fork_that_fails_leaves_the_survivors_serving(start: Callable[..., Server], app: str, row: Row) -> None:
-    seconds = row.seconds(30, 8)
+def somebody_whom_limits_bind() -> tuple[str, ...]:
+    """Return what runs a program as a user whose processes are limited: root's are not."""
     somebody: tuple[str, ...] = ()
-    if os.geteuid() == 0:  # the limit does not bind root: be somebody who may still read the files here
+    if os.geteuid() == 0:  # be somebody who may still read the files here
         caps = "-all,+dac_override"
         somebody = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", f"--inh-caps={caps}",
                     f"--ambient-caps={caps}")  # fmt: skip
     for tool in (*somebody[:1], "prlimit"):
         if shutil.which(tool) is None:
             pytest.skip(f"there is no {tool} to let forks fail with")
+    return somebody
+
+
+def limit_processes(server: Server, somebody: tuple[str, ...], limit: int) -> None:
+    """Let the master fork as long as its user has fewer processes than this; a negative limit is none."""
+    allowed = limit if limit >= 0 else "unlimited"
+    command = [*somebody, "prlimit", f"--pid={server.process.pid}", f"--nproc={allowed}:"]
+    subprocess.run(command, check=True, timeout=10)
+
+
+def test_row_12_reload_that_cannot_fork_fails_and_says_so(start: Callable[..., Server], app: str, row: Row) -> None:
+    somebody = somebody_whom_limits_bind()
+    with start(app, "--workers", "2", program=(*somebody, *PREFORK)) as server:
+        before = server.workers()
+        soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+        limit_processes(server, somebody, 0)
+        failed = server.ask(command="reload")
+        row.is_("the reload's end", str(failed.get("error")), "cannot fork: Resource temporarily unavailable")
+        row.is_("the workers, untouched", str(server.workers() == before), "True")
+        limit_processes(server, somebody, soft)
+        row.is_("the next reload", str(server.ask(command="reload").get("ok")), "True")
+
+
+@pytest.mark.timeout(150)
+def test_row_12_fork_that_fails_leaves_the_survivors_serving(start: Callable[..., Server], app: str, row: Row) -> None:
+    seconds = row.seconds(30, 8)
+    somebody = somebody_whom_limits_bind()
     announces = [KILLED, "cannot fork"]
     with start(app, "--workers", "4", program=(*somebody, *PREFORK)) as server, row.watch(server, announces=announces):
-        master = server.process.pid
         soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]  # the master's too
 
         def allow_processes(limit: int) -> None:
-            subprocess.run(
-                [*somebody, "prlimit", f"--pid={master}", f"--nproc={limit if limit >= 0 else 'unlimited'}:"],
-                check=True,
-                timeout=10,
-            )
+            limit_processes(server, somebody, limit)
 
         allow_processes(0)
         with Load(server.address, kept=20) as load:

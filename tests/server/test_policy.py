@@ -59,6 +59,22 @@ def test_draining_worker_does_not_keep_its_slot_from_being_filled() -> None:
     assert policy.decide(pool, 1.0) == [Spawn(0, 1)]
 
 
+def test_generation_that_leaves_in_this_turn_is_filled_no_more() -> None:
+    pool = make_pool(2)
+    add(pool, 0)
+    candidate = pool.try_generation()
+    for slot in range(2):
+        add(pool, slot, generation=candidate)
+    assert policy.decide(pool, 0.1) == [Spawn(1, 1)]
+    assert policy.decide(pool, 1.0) == [Promote(candidate)]
+
+
+def test_nobody_is_forked_behind_the_giving_up() -> None:
+    pool = make_pool(2)
+    pool.never_ready(add(pool, 0, State.STARTING), "it says so", hopeless=True)
+    assert policy.decide(pool, 0.0) == [GiveUp("it says so")]
+
+
 def test_silent_loop_is_killed_by_abort_and_then_by_kill() -> None:
     pool = make_pool(1)
     worker = add(pool, 0)
@@ -276,6 +292,7 @@ def _perform(pool: Pool, now: float) -> float:
     for action in actions:
         match action:
             case Spawn(slot, generation):
+                assert generation in {pool.generation, pool.candidate}  # of others there are no plans
                 worker = Worker(slot, generation, _free_pid(pool), pool.free_row(), SETTINGS, now, now + 30, beat=now)
                 pool.workers[worker.pid] = worker
             case Tell(worker, number, patience):

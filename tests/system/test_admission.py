@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from support.proxying import LOCAL, v2
-from support.server import exchange, read_all
+from support.server import exchange, read_all, run
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -229,6 +229,22 @@ def test_limit_that_a_reload_brings_counts_from_then_on_and_one_that_it_takes_aw
             assert sum(one.is_let_in() for _ in range(5)) == let_in
             one.close()
             until(lambda: server.status()["totals"]["connections"] == 0)
+
+
+def test_reload_to_more_connections_than_the_table_of_sources_has_room_for_is_refused(
+    start: Start, tmp_path: Path
+) -> None:
+    config = tmp_path / "prefork.toml"
+    config.write_text("max-connections-per-source = 2\nmax-connections = 1000\n")
+    with start("echo", "--workers", "1", "--config", str(config)) as server:
+        config.write_text("max-connections-per-source = 2\nmax-connections = 1024\n")
+        assert run("reload", "--control", server.control).returncode == 0
+        config.write_text("max-connections-per-source = 2\nmax-connections = 1025\n")
+        refused = run("reload", "--control", server.control)
+        assert refused.returncode == 1
+        assert "--max-connections 1025: the table of sources was made for 1000" in refused.stderr
+        config.write_text("max-connections = 1025\n")
+        assert run("reload", "--control", server.control).returncode == 0
 
 
 def test_old_generation_counts_while_it_drains(

@@ -214,6 +214,27 @@ def test_log_file_that_cannot_be_reopened_is_told_and_the_old_one_is_kept(start:
         assert server.workers() == workers
 
 
+def test_worker_that_starts_while_the_log_is_reopened_writes_to_the_new_file(
+    start: Start, module: Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "prefork.log"
+    service = module("    import pathlib, time\n    while pathlib.Path('hold').exists(): time.sleep(0.01)\n" + REPLY)
+    options = ["--workers", "1", "--access-log", "--log-file", str(path)]
+    (tmp_path / "hold").touch()
+    with start(service, *options, wait_for="starting") as server:
+        until(lambda: server.workers("starting"))
+        path.rename(tmp_path / "prefork.log.1")
+        assert run("reopen-logs", "--control", server.control).returncode == 0
+        (tmp_path / "hold").unlink()
+        until(server.workers)
+
+        def is_told_of() -> bool:
+            exchange(server.address, b"one\r\n")
+            return " closed " in path.read_text()
+
+        until(is_told_of, what="the access line is in the new file")
+
+
 def test_reload_turns_the_access_log_on_and_off(start: Start, module: Module, tmp_path: Path) -> None:
     def is_written_of(server: Server) -> bool:
         exchange(server.address, b"one\r\n")

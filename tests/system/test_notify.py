@@ -171,6 +171,27 @@ def test_failed_reload_is_ended_by_ready_and_says_why(start: Start, module: Modu
         assert "RuntimeError: on purpose" in manager.heard()[2]["STATUS"]
 
 
+def test_reason_of_a_worker_adds_no_words_of_its_own(start: Start, module: Module, manager: Manager) -> None:
+    with manager, start(module(SERVICE), "--workers", "1", NOTIFY_SOCKET=manager.address) as server:
+        manager.wait_for("READY=1")
+        module("""
+            import json, os, pathlib, socket
+
+            for fd in pathlib.Path("/proc/self/fd").iterdir():
+                try:
+                    with socket.socket(fileno=os.dup(int(fd.name))) as sock:
+                        if sock.family == socket.AF_UNIX:
+                            sock.send(b"failed " + json.dumps(["\\ud800\\nMAINPID=1", ""]).encode() + b"\\n")
+                except OSError:
+                    pass
+            raise SystemExit("that was all")
+        """)
+        server.send(signal.SIGHUP)
+        manager.wait_for("READY=1", "RELOADING=1", "READY=1")
+        assert [line.partition("=")[0] for line in manager.heard()[2].lines] == ["READY", "STATUS"]
+        assert server.stop() == 0
+
+
 def test_reload_that_is_refused_before_it_begins_is_never_announced(
     start: Start, manager: Manager, tmp_path: Path
 ) -> None:
@@ -316,6 +337,20 @@ def test_pidfile_names_the_new_main_process_once_the_old_one_has_left(
         os.kill(new, signal.SIGTERM)
         until(lambda: not server.processes())
         assert not pidfile.exists()
+
+
+def test_pidfile_that_cannot_be_written_does_not_end_the_new_main_process(
+    start: Start, manager: Manager, tmp_path: Path
+) -> None:
+    pidfile = tmp_path / "server.pid"
+    with manager, start("echo", "--pidfile", str(pidfile), NOTIFY_SOCKET=manager.address) as server:
+        pidfile.unlink()
+        pidfile.symlink_to(tmp_path / "nowhere" / "server.pid")
+        new = upgrade(server)
+        assert server.process.wait(10) == 0
+        until(lambda: f"--pidfile '{pidfile}': No such file or directory" in server.log())
+        assert alive(new)
+        assert exchange(server.address, b"served") == b"served"
 
 
 def test_killed_old_main_process_does_not_take_the_new_one_with_it(

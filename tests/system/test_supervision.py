@@ -199,6 +199,33 @@ def test_nonsense_that_a_worker_says_of_its_failure_never_harms_the_master(
         assert "Traceback" not in server.log()
 
 
+TALKATIVE = """
+    import os, pathlib, socket
+    from prefork import Raw, reply
+
+    for fd in pathlib.Path("/proc/self/fd").iterdir():
+        try:
+            with socket.socket(fileno=os.dup(int(fd.name))) as sock:
+                if sock.family == socket.AF_UNIX:
+                    sock.send(b"ready\\nready\\n")
+        except OSError:
+            pass
+
+    @reply(Raw())
+    def service(data):
+        return data
+"""
+
+
+def test_worker_that_says_ready_again_and_again_never_harms_the_master(
+    start: Callable[..., Server], module: Callable[..., str]
+) -> None:
+    with start(module(TALKATIVE), "--workers", "1") as server:
+        assert exchange(server.address, b"served") == b"served"
+        assert "Traceback" not in server.log()
+        assert server.stop() == 0
+
+
 def test_worker_that_dies_silently_in_boot_is_tried_again_slower_each_time_then_given_up(
     start: Callable[..., Server], module: Callable[..., str]
 ) -> None:
@@ -394,6 +421,33 @@ def test_generation_that_ends_soon_after_its_ready_was_given_no_connection_that_
         module(WHO.format(who="new", first="pass"))
         assert run("reload", "--control", server.control).returncode == 0
         until(lambda: exchange(server.address, b"who\r\n") == b"new who\r\n")
+
+
+def test_reload_from_a_folder_that_is_gone_changes_nothing_and_says_why(
+    start: Callable[..., Server], tmp_path: Path
+) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    with start("echo", "--workers", "2", cwd=folder) as server:
+        before = server.workers()
+        folder.rmdir()
+        for command in ("reload", "upgrade"):
+            result = run(command, "--control", server.control)
+            assert result.returncode == 1
+            assert f"the folder it was started in, {folder}: No such file or directory" in result.stderr
+        assert server.workers() == before
+        assert exchange(server.address, b"served") == b"served"
+        folder.mkdir()
+        assert run("reload", "--control", server.control).returncode == 0
+
+
+def test_worker_inherits_nothing_of_its_siblings(start: Callable[..., Server]) -> None:
+    with start("echo", "--workers", "4") as server:
+        held = []
+        for pid in server.workers().values():
+            names = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+            held.append(sorted(name.partition(":")[0] for name in names))
+        assert held[1:] == held[:-1], held
 
 
 def test_reload_onto_a_broken_target_changes_nothing_and_says_why(

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from prefork.log import LOGGER, MAX_TRACEBACK
 from prefork.master import process
 from prefork.master.pool import TRIAL, State, Worker
 from prefork.master.spare import Load
-from prefork.scoreboard import Phase, Scoreboard
+from prefork.scoreboard import ROWS, Phase, Scoreboard
 from prefork.sources import Sources
 from prefork.worker import boot
 from prefork.worker.post import FAILED, READY, SAID_AT_MOST, Post
@@ -81,10 +82,13 @@ class Children:
     def spawn(self, slot: int, generation: int, plan: Plan, now: float, *, on_trial: bool) -> None:
         """Fork a worker into a slot; where the kernel has no room for it, the slot waits a moment."""
         row = self._pool.free_row()
+        if row >= ROWS:
+            self._cannot_fork(slot, generation, f"{ROWS} workers live already", now)
+            return
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            self._cannot_fork(slot, error, now)
+            self._cannot_fork(slot, generation, str(error.strerror), now)
             return
         ours.setblocking(False)
         theirs.setblocking(False)
@@ -107,7 +111,7 @@ class Children:
         try:
             pid = process.fork(lambda: boot.run(post), [ours, *self._not_a_childs()])
         except OSError as error:
-            self._cannot_fork(slot, error, now)
+            self._cannot_fork(slot, generation, str(error.strerror), now)
             ours.close()
             if post.stacks is not None:
                 post.stacks.close()
@@ -180,8 +184,8 @@ class Children:
             LOGGER.error("%s %s%s", worker, how, f": {worker.doomed}" if worker.doomed else "", extra=trace)
 
     def open_things(self) -> list[process.Closeable]:
-        """Return everything open here that no child may keep."""
-        return list(self._channels.values())
+        """Return everything open here that no child may keep; its own is not among it yet."""
+        return [*self._channels.values(), *(file for file in self._stacks.values() if file is not None)]
 
     def close(self) -> None:
         """Hear nothing more of them."""
@@ -190,9 +194,9 @@ class Children:
 
     # Inside. ---------------------------------------------------------------------------------------------------------
 
-    def _cannot_fork(self, slot: int, error: OSError, now: float) -> None:
-        LOGGER.error("cannot fork: %s; trying again in a moment", error.strerror)
-        self._pool.fork_failed(slot, now)
+    def _cannot_fork(self, slot: int, generation: int, why: str, now: float) -> None:
+        if not self._pool.fork_failed(slot, generation, f"cannot fork: {why}", now):
+            LOGGER.error("cannot fork: %s; trying again in a moment", why)
 
     def _take_stacks(self, worker: Worker) -> str:
         """Return what a worker has left of its threads' stacks; one at a time, so that those of two do not mix."""
@@ -214,9 +218,11 @@ class Children:
         if not said:
             self._events.off(channel)  # it is ending; its SIGCHLD comes
         for line in said.splitlines(keepends=True):
-            if line == READY:
+            if line == READY and worker.ready_at is None:
                 self._pool.ready(worker, time.monotonic())
                 LOGGER.info("%s is ready", worker)
+                if worker.log_is_old:
+                    process.send(worker.pid, signal.SIGUSR1)
             elif line.startswith(FAILED):
                 self._on_failed(worker, line.removeprefix(FAILED))
             else:

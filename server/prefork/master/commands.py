@@ -115,6 +115,7 @@ class Commands:
         self._server = server
         self._askers: dict[Asker, None] = {}  # the oldest first
         self._again_at: float | None = None  # when to accept again, on the monotonic clock
+        self._retired = False
         if socket is not None:
             events.on(socket, self._on_socket)
 
@@ -126,6 +127,10 @@ class Commands:
         """Answer at the path itself from now on; see `ControlSocket.take_over`."""
         if self._socket is not None:
             self._socket.take_over()
+
+    def retire(self) -> None:
+        """Refuse from now on, until `close`, what would be done here and not by the newer master that takes over."""
+        self._retired = True
 
     def forget_heir(self, pid: int) -> None:
         """Remove what a new master that was killed has left beside the path."""
@@ -180,10 +185,15 @@ class Commands:
         try:
             asker.feed()
             while (request := asker.take()) is not None:
-                obey(self._server, asker, request)
+                self._obey(asker, request)
         except ControlError as error:
             asker.answer(error=str(error))
             self._dismiss(asker)
+
+    def _obey(self, asker: Asker, request: dict[str, Any]) -> None:
+        if self._retired and request.get("command") in {"stop", "scale"}:
+            raise ControlError("a newer master is taking over; ask again")
+        obey(self._server, asker, request)
 
     def _dismiss(self, asker: Asker) -> None:
         self._askers.pop(asker, None)

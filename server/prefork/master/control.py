@@ -116,7 +116,11 @@ class ControlSocket:
         self.path = path
         self._throttle = Throttle()
         self._bound = _heirs(path, os.getpid()) if heir else path
-        if not heir and _is_answered(path):
+        try:
+            answered = not heir and _is_answered(path)
+        except OSError as error:
+            raise AddressError(f"--control {path}: {error.strerror or error}") from error
+        if answered:
             raise AddressError(f"--control {path}: another server answers there; stop it, or name another path")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -78,10 +78,11 @@ class Generations:
         try:
             plan = self.replan(self.plan)
         except PreforkError as error:
-            why = "; ".join(str(error).splitlines())
-            LOGGER.error("reload refused, nothing has changed: %s", why)
-            self._totals.reloads_failed += 1
-            self.tell_failed(why)
+            self._refuse("; ".join(str(error).splitlines()))
+            return
+        except Exception as error:  # noqa: BLE001 - the server that serves does not end by it
+            self._refuse(f"{type(error).__name__}: {error}")
+            LOGGER.exception("this is a fault of prefork's own")
             return
         self._notifier.reloading()
         generation = self._pool.try_generation()
@@ -89,6 +90,11 @@ class Generations:
         if self._pool.target == 0:
             self._pool.target = plan.settings.workers.low
         LOGGER.info("reloading: trying generation %d", generation)
+
+    def _refuse(self, why: str) -> None:
+        LOGGER.error("reload refused, nothing has changed: %s", why)
+        self._totals.reloads_failed += 1
+        self.tell_failed(why)
 
     def reload_if_asked_meanwhile(self) -> None:
         """Reload again for a signal that came during the last one."""

@@ -302,7 +302,9 @@ class Master:
             why = f"cannot reopen the log, the old file is still written to: {error.strerror}"
             LOGGER.error("%s", why)
         for worker in self._pool:
-            if worker.state is not State.STARTING:  # it opened the file by itself just now, or inherits this one
+            if worker.state is State.STARTING:  # it would not hear yet
+                worker.log_is_old = True
+            else:
                 process.send(worker.pid, signal.SIGUSR1)
         return why
 
@@ -320,6 +322,7 @@ class Master:
 
     def _leave_to_another(self) -> None:
         """Retire every worker: a newer master's serve the same accept queue."""
+        self._commands.retire()
         for listener in self._listeners:
             listener.owned = False  # its path is the other's now
         self._metrics.leave_to_another()

@@ -61,4 +61,5 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
-            sock.sendto("\n".join(lines).encode(), address)
+            said = "\n".join(" ".join(line.splitlines()) for line in lines)  # a reason may come from a worker
+            sock.sendto(said.encode(errors="backslashreplace"), address)

@@ -85,8 +85,13 @@ def decide(pool: Pool, now: float) -> list[Action]:
     if pool.stop is not None:
         return [*actions, *_stop(pool, now)]
     if pool.candidate is not None:
-        return [*actions, *_try_candidate(pool, pool.candidate, now), *_fill(pool, pool.generation, now)]
-    return [*actions, *_give_up(pool), *_fill(pool, pool.generation, now), *_replace(pool, now), *_retire(pool)]
+        tried = [*_try_candidate(pool, pool.candidate, now)]
+        if Promote(pool.candidate) in tried:  # the old generation is about to leave
+            return [*actions, *tried]
+        return [*actions, *tried, *_fill(pool, pool.generation, now)]
+    if given_up := [*_give_up(pool)]:
+        return [*actions, *given_up]
+    return [*actions, *_fill(pool, pool.generation, now), *_replace(pool, now), *_retire(pool)]
 
 
 def next_deadline(pool: Pool, now: float) -> float:

@@ -94,6 +94,7 @@ class Worker:
     doomed: str = ""  # why it is being killed
     worn: str = ""  # why it is to be replaced
     allowance: int = 0  # requests after which it is, its share of the jitter included; 0: any number
+    log_is_old: bool = False  # it was forked before the log was reopened, and has not been told yet
 
     def __str__(self) -> str:
         return f"worker {self.slot} gen {self.generation} pid {self.pid}"
@@ -224,9 +225,13 @@ class Pool:
         self.generation, self.candidate = generation, None
         self.failure, self.hopeless = "", False
 
-    def fork_failed(self, slot: int, now: float) -> None:
-        """Note that the kernel had no room for a worker of this slot."""
+    def fork_failed(self, slot: int, generation: int, why: str, now: float) -> bool:
+        """Note that there was no room for a worker of this slot; return whether that is the end of a reload."""
         self.slot(slot).not_before = now + self.jitter()
+        if generation != self.candidate:
+            return False
+        self.failure = self.failure or why  # as long as it cannot be forked, no reload would ever end
+        return True
 
     def _delay(self, failures: int) -> float:
         """Return the back-off: none after a first failure, then 1, 2, 4 … seconds, with jitter."""

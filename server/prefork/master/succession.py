@@ -130,7 +130,8 @@ class Succession:
 
     def pass_on(self, number: signal.Signals, *, stops: bool, now: bool) -> bool:
         """Give a signal to the master that serves; return whether it means "now" for all that are still here."""
-        process.send(self._current, number)
+        if self._current in self._masters:  # else it has been reaped, and its pid may be anybody's
+            process.send(self._current, number)
         now = now or (stops and self._passed_stop)
         self._passed_stop = self._passed_stop or stops
         for pid in self._masters - {self._current}:

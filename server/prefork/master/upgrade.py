@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork import environment
+from prefork.errors import SettingsError
 from prefork.listener import INHERITED, Heirloom
 from prefork.master import process
 
@@ -48,6 +49,18 @@ STARTED_IN: Final = environment.working_folder()
 """Where the program was started, and where a new one is: before any `--chdir`."""
 
 _COULD_NOT_RUN: Final = 127
+
+
+def go_to_the_start() -> None:
+    """Make the folder in which the program was started the current one.
+
+    Raises:
+        SettingsError: it is gone.
+    """
+    try:
+        os.chdir(STARTED_IN)
+    except OSError as error:
+        raise SettingsError([f"the folder it was started in, {STARTED_IN}: {error.strerror}"]) from error
 
 
 class Channel:
@@ -149,8 +162,10 @@ def launch(
         for fd in fds:
             os.set_inheritable(fd, True)
         try:
-            os.chdir(STARTED_IN)
+            go_to_the_start()
             os.execve(command[0], command, variables)  # noqa: S606 - the very command this process was started by
+        except SettingsError as error:
+            Channel(theirs).say(FAILED, str(error))
         except OSError as error:
             Channel(theirs).say(FAILED, f"cannot run {command[0]}: {error.strerror}")
         return _COULD_NOT_RUN
