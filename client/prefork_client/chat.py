@@ -5,12 +5,13 @@ It owns when such a conversation is over. It never interprets what is said.
 
 import asyncio
 import os
+import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from prefork_client.aio import AsyncClient
-from prefork_client.errors import BadPayload, ClientClosed
+from prefork_client.errors import BadPayload, ClientClosed, UsageError
 from prefork_wire import FrameError, Framing, Lines
 
 _READ_SIZE = 65536
@@ -24,7 +25,7 @@ class _Typed:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._loop = asyncio.get_running_loop()
-        self._lines: asyncio.Queue[bytes | FrameError | None] = asyncio.Queue()
+        self._lines: asyncio.Queue[bytes | FrameError | OSError | None] = asyncio.Queue()
         self._room = threading.Semaphore(_AHEAD)
         # A daemon, since nothing ends a read from a terminal; and os.read, which holds no lock that exiting needs.
         threading.Thread(target=self._read, name="typed", daemon=True).start()
@@ -35,25 +36,36 @@ class _Typed:
         self._room.release()
         if isinstance(line, FrameError):
             raise BadPayload(f"standard input: {line}") from line
+        if isinstance(line, OSError):
+            raise UsageError(f"standard input: {line.strerror}") from line
         return line
 
     def _read(self) -> None:
         decoder = _TYPED.decoder()
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
             try:
-                while data := os.read(self._fd, _READ_SIZE):
+                while data := _read(self._fd):
                     decoder.feed(data)
                     while (line := decoder.take()) is not None:
                         self._put(line)
-            except FrameError as error:
+            except (FrameError, OSError) as error:
                 self._put(error)
             if last := decoder.rest():  # a last line without its newline is a line
                 self._put(last)
             self._put(None)
 
-    def _put(self, line: bytes | FrameError | None) -> None:
+    def _put(self, line: bytes | FrameError | OSError | None) -> None:
         self._room.acquire()
         self._loop.call_soon_threadsafe(self._lines.put_nowait, line)
+
+
+def _read(fd: int) -> bytes:
+    """Return what comes, b"" at the end; somebody else may have made the descriptor one that does not wait."""
+    while True:
+        try:
+            return os.read(fd, _READ_SIZE)
+        except BlockingIOError:
+            select.select([fd], [], [])
 
 
 async def chat(

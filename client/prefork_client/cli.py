@@ -10,11 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from prefork_client.client import Client
 from prefork_client.errors import ClientError, ConnectFailed, UsageError
 from prefork_client.ping import Question, Timing, ping
+from prefork_client.session import LONGEST
 from prefork_wire import Framing, LengthPrefixed, Lines, Netstring, Raw
 
 OK = 0
@@ -35,15 +36,15 @@ FRAMINGS: dict[str, Framing] = {
     "raw": Raw(),
 }
 
-# A peer must not drive the terminal: control bytes other than the tab become question marks.
-_HARMLESS = bytes(byte if byte in b"\t" or (byte >= 0x20 and byte != 0x7F) else ord("?") for byte in range(256))  # noqa: PLR2004
+# A peer must not drive the terminal: control characters other than the tab become question marks.
+_HARMLESS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\t")}, "?")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, by default the program's own, and return its exit code.
 
-    0: all went well; 1: the peer answered wrongly, closed or was too slow; 2: usage; 5: the peer was never reached;
-    130 and 141: interrupted, and nobody reads the output any more, both without a word.
+    0: all went well; 1: the peer answered wrongly, closed or was too slow; 2: usage, or a standard stream that fails;
+    5: the peer was never reached; 130 and 141: interrupted, and nobody reads the output any more, both without a word.
 
     Raises:
         SystemExit: From argparse, with 0 for help and version and 2 for usage.
@@ -57,9 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes standard output once more at exit; that must not fail aloud.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush_nothing_more()
         return PIPE_CLOSED
+    except OSError as error:  # those of the network are the client's errors
+        _complain(f"standard output: {error.strerror}")
+        _flush_nothing_more()
+        return USAGE
+
+
+def _flush_nothing_more() -> None:
+    """Let what is still to be written go nowhere: Python flushes once more at exit, and that must not fail aloud."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,9 +142,15 @@ def _send(options: argparse.Namespace) -> int:
 def _payloads(texts: Sequence[str]) -> Iterator[bytes]:
     for text in texts or ["-"]:
         if text == "-":
-            yield from _without_newline(sys.stdin.buffer)
+            yield from _without_newline(_standard_input().buffer)
         else:
             yield os.fsencode(text)
+
+
+def _standard_input() -> TextIO:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed")
+    return sys.stdin
 
 
 def _without_newline(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -187,7 +202,7 @@ def _chat(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     patience = settings.pop("reply_timeout")
-    asyncio.run(chat(options.address, sys.stdin.fileno(), _print, patience=patience, **settings))
+    asyncio.run(chat(options.address, _standard_input().fileno(), _print, patience=patience, **settings))
     return OK
 
 
@@ -200,8 +215,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print(frame: bytes) -> None:
+    if sys.stdout is None:
+        raise UsageError("standard output is closed")
     if sys.stdout.isatty():
-        frame = frame.translate(_HARMLESS)
+        frame = frame.decode("utf-8", "replace").translate(_HARMLESS).encode()
     sys.stdout.buffer.write(frame + b"\n")
     sys.stdout.buffer.flush()
 
@@ -210,8 +227,13 @@ def _print_line(text: str) -> None:
     _print(text.encode())
 
 
+def _complain(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"prefork-client: {text}\n")
+
+
 def _report(error: ClientError) -> int:
-    sys.stderr.write(f"prefork-client: {error}\n")
+    _complain(str(error))
     if isinstance(error, UsageError):
         return USAGE
     return NEVER_REACHED if isinstance(error, ConnectFailed) else PEER_FAILED
@@ -219,8 +241,8 @@ def _report(error: ClientError) -> int:
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    if not 0 < seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0 and up to {LONGEST:g}")
     return seconds
 
 

@@ -6,7 +6,7 @@ imported, so that it also runs on sockets that gevent has patched.
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -166,7 +166,7 @@ class Client(Session):
             sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close for good; again is no error."""
+        """Close for good; again is no error. A call still waiting in another thread raises ClientClosed."""
         self.end("close() was called")
 
     @contextmanager
@@ -204,9 +204,13 @@ class Client(Session):
         return None if self.reply_timeout is None else monotonic() + self.reply_timeout
 
     def _release(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        if not self._turns and self._is_own:  # a call is under way, maybe in another thread: this wakes it
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
 
 
 def _limit(sock: socket.socket, deadline: float | None) -> None:

@@ -30,6 +30,7 @@ from prefork_client.errors import (
 )
 from prefork_wire import Address, FrameError, FrameTruncated, Framing, parse_address
 
+LONGEST = 1e9  # seconds that may be waited: what counts in nanoseconds overflows soon behind that
 RECEIVE_SIZE = 65536  # bytes asked of the kernel at once: a socket buffer's usual filling
 
 
@@ -56,8 +57,8 @@ class Session(ABC):
         if self.address.kind == "tcp" and self.address.port == 0:
             raise BadAddress(f"address '{self.address}' has port 0, which nobody listens on; write the server's port")
         for name, seconds in (("connect_timeout", connect_timeout), ("reply_timeout", reply_timeout)):
-            if seconds is not None and not seconds > 0:
-                raise UsageError(f"{name} is {seconds} seconds; give more than 0")
+            if seconds is not None and not 0 < seconds <= LONGEST:
+                raise UsageError(f"{name} is {seconds} seconds; give more than 0, and at most {LONGEST:g}")
         self.framing = framing
         self.connect_timeout = connect_timeout
         self.reply_timeout = reply_timeout
@@ -92,6 +93,14 @@ class Session(ABC):
     def _adopt(self, sock: socket.socket) -> None:
         self._socket = sock
         self._pid = os.getpid()
+        if self._ended is not None:  # close() was called meanwhile
+            self._release()
+            self._check_not_ended()
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether this process has connected: what it does to another's connection, it does to both."""
+        return self._pid == os.getpid()
 
     def _opened(self) -> socket.socket:
         """Return the open socket.
@@ -99,7 +108,7 @@ class Session(ABC):
         Raises:
             ClientClosed: There is none, or it is another process's: after a fork both would read each other's answers.
         """
-        if self._pid != os.getpid() and self._socket is not None:
+        if self._socket is not None and not self._is_own:
             self.end("connected before a fork, by another process")
         self._check_not_ended()
         if self._socket is None:
@@ -137,8 +146,11 @@ class Session(ABC):
         """Close for good because of `error`, and raise what it means here; return where it means nothing more."""
         if isinstance(error, Exception):
             self._check_not_ended()  # close() was called under this call, and is what broke it off
-        meaning = self._meaning(error)
-        self.end(str(meaning or type(error).__name__))
+        meaning = None
+        try:
+            meaning = self._meaning(error)
+        finally:  # whatever else goes wrong or interrupts here: what may still come is nobody's answer
+            self.end(str(meaning or type(error).__name__))
         if meaning is not None and meaning is not error:
             raise meaning from error
 
@@ -151,9 +163,14 @@ class Session(ABC):
                 return Truncated(f"{where}: closed the connection in the middle of a frame; look into the server's log")
             case FrameError():
                 return BadFrame(f"{where}: {error}; check that the framing is the server's")
-            case TimeoutError():
-                return ReplyTimeout(
-                    f"{where}: no reply within {self.reply_timeout:g} s; wait longer or try again later"
+            case TimeoutError() if error.errno is None:  # else the kernel has given the peer up: ETIMEDOUT
+                # without a limit of ours it is somebody else's, such as an alarm's
+                return (
+                    None
+                    if self.reply_timeout is None
+                    else ReplyTimeout(
+                        f"{where}: no reply within {self.reply_timeout:g} s; wait longer or try again later"
+                    )
                 )
             case OSError():
                 return PeerReset(f"{where}: {_reason(error)}; look into the server's log")

@@ -1,6 +1,8 @@
 """What only the asyncio client does: tasks and their cancellation."""
 
 import asyncio
+import contextlib
+import os
 import socket
 import threading
 
@@ -51,6 +53,55 @@ def test_the_callers_own_timeout_is_the_callers(serve: Serve) -> None:
         over.set()
 
     asyncio.run(main(serve(hold_until(over)).address))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the thread of the test's server is not needed there
+def test_a_forked_child_harms_nothing_of_its_parents(echo_server: Server) -> None:
+    async def ask(client: AsyncClient) -> bytes:
+        return await client.request(b"mine")
+
+    async def main() -> None:
+        async with AsyncClient(echo_server.address) as client:
+            assert await ask(client) == b"mine"
+            if (child := os.fork()) == 0:
+                code = 1
+                try:
+                    asyncio.events._set_running_loop(None)
+                    asyncio.new_event_loop().run_until_complete(ask(client))
+                except ClientClosed:
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert await asyncio.to_thread(os.waitpid, child, 0) == (child, 0)
+            assert await ask(client) == b"mine"
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_sends_without_end_leaves_others_their_turn(serve: Serve) -> None:
+    over = threading.Event()
+
+    def pour(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                connection.sendall(b"more\n" * 1000)
+
+    async def listen(client: AsyncClient) -> None:
+        async for frame in client:
+            assert frame == b"more"
+
+    async def main(address: str) -> None:
+        async with AsyncClient(address) as client:
+            listening = asyncio.create_task(listen(client))
+            await asyncio.sleep(0.3)
+            listening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await listening
+
+    try:
+        asyncio.run(asyncio.wait_for(main(serve(pour).address), DEADLINE))
+    finally:
+        over.set()
 
 
 def test_two_requests_at_once_cannot_mix_up_their_answers(serve: Serve) -> None:

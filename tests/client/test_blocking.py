@@ -33,6 +33,49 @@ def test_an_interrupted_request_closes_the_connection(serve: Serve) -> None:
             client.request(b"two")
 
 
+def test_an_alarms_timeout_closes_the_connection_where_the_client_has_no_limit_of_its_own(serve: Serve) -> None:
+    over = threading.Event()
+
+    def alarm(*_: object) -> None:
+        raise TimeoutError("the alarm")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with Client(serve(hold_until(over)).address, reply_timeout=None) as client:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(TimeoutError, match="the alarm"):
+                client.request(b"one")
+            assert not client.is_open
+            with pytest.raises(ClientClosed, match="TimeoutError"):
+                client.request(b"two")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        over.set()
+
+
+def test_closing_it_wakes_the_thread_that_waits(serve: Serve) -> None:
+    over = threading.Event()
+    with Client(serve(hold_until(over)).address, reply_timeout=None) as client:
+        told: list[str] = []
+
+        def wait() -> None:
+            try:
+                client.receive()
+            except ClientClosed as error:
+                told.append(str(error))
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        deadline = time.monotonic() + DEADLINE
+        while client._turns:
+            assert time.monotonic() < deadline
+        client.close()
+        waiting.join(DEADLINE)
+        over.set()
+        assert "close() was called" in told[0]
+
+
 def test_a_second_thread_is_told_to_take_its_own_client(serve: Serve) -> None:
     asked_twice = threading.Event()
     with Client(serve(hold_until(asked_twice)).address) as client:

@@ -1,6 +1,9 @@
 """The command line, as a real process against real servers."""
 
 import json
+import os
+import pty
+import shlex
 import signal
 import socket
 import subprocess
@@ -8,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -175,8 +179,10 @@ def test_a_text_that_makes_no_frame_is_2(echo_server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["unknown"], ["ping"], ["ping", "x:1", "--timeout", "0"], ["ping", "x:1", "--count", "0"]]
-)
+    "arguments",
+    [[], ["unknown"], ["ping"], ["ping", "x:1", "--timeout", "0"], ["ping", "x:1", "--timeout", "1e10"],
+     ["ping", "x:1", "--count", "0"]],
+)  # fmt: skip
 def test_options_that_make_no_sense_are_2(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
@@ -192,6 +198,55 @@ def test_chat_ends_with_its_input(echo_server: Server) -> None:
     lines = b"".join(b"%d\n" % number for number in range(1000))
     done = run("chat", echo_server.address, typed=lines + b"last")
     assert (done.returncode, done.stdout, done.stderr) == (0, lines + b"last\n", b"")
+
+
+def test_no_peer_drives_the_terminal(serve: Serve) -> None:
+    server = serve(lambda connection: connection.sendall("\x1b[2J \x9b2J é\t".encode() + b"\x9b2J\r\n"))
+    ours, theirs = pty.openpty()
+    try:
+        command = [*COMMAND, "chat", server.address]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=theirs, timeout=60, check=False)
+        assert done.returncode == 0
+        assert os.read(ours, 100).decode() == "?[2J ?2J é\t\N{REPLACEMENT CHARACTER}2J\r\n"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_chat_waits_for_input_that_does_not_wait_itself(echo_server: Server) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    with subprocess.Popen([*COMMAND, "chat", echo_server.address], stdin=ours, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            for line in (b"one\n", b"two\n"):
+                os.write(theirs, line)
+                assert process.stdout.readline() == line
+            os.close(theirs)
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def test_chat_says_that_its_input_cannot_be_read(echo_server: Server) -> None:
+    with Path(os.devnull).open("wb") as only_written:
+        command = [*COMMAND, "chat", echo_server.address]
+        done = subprocess.run(command, stdin=only_written, capture_output=True, timeout=60, check=False)
+    assert_failed(done, 2, "standard input: Bad file descriptor")
+
+
+@pytest.mark.parametrize(
+    ("streams", "words"),
+    [(">&-", "standard output is closed"), ("<&-", "standard input is closed"),
+     (">/dev/full", "standard output: No space left on device")],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["send", "chat"])
+def test_closed_and_full_streams_are_told_in_a_line(
+    echo_server: Server, command: str, streams: str, words: str
+) -> None:
+    script = f"echo one | {shlex.join([*COMMAND, command, echo_server.address])} {streams}"
+    assert_failed(subprocess.run(["sh", "-c", script], capture_output=True, timeout=60, check=False), 2, words)
 
 
 def test_chat_gives_a_peer_that_goes_on_talking_a_limited_time(serve: Serve) -> None:
