@@ -442,12 +442,13 @@ def test_reload_from_a_folder_that_is_gone_changes_nothing_and_says_why(
 
 
 def test_worker_inherits_nothing_of_its_siblings(start: Callable[..., Server]) -> None:
+    def holds(pid: int) -> tuple[str, ...]:
+        names = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        return tuple(sorted(name.partition(":")[0] for name in names))
+
     with start("echo", "--workers", "4") as server:
-        held = []
-        for pid in server.workers().values():
-            names = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
-            held.append(sorted(name.partition(":")[0] for name in names))
-        assert held[1:] == held[:-1], held
+        workers = server.workers().values()
+        until(lambda: len(set(map(holds, workers))) == 1, what="all hold the same")
 
 
 def test_reload_onto_a_broken_target_changes_nothing_and_says_why(
