@@ -601,7 +601,7 @@ def test_new_master_that_is_ready_when_its_time_is_over_leaves_a_server_that_ans
 
 def _answers(server: Server) -> bool:
     try:
-        return server.status()["state"] == "running"
+        return bool(server.status()["state"] == "running")
     except (OSError, ValueError):
         return False
 
